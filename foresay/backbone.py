@@ -1,0 +1,304 @@
+"""The frozen language model and its tokenizer: loading, freezing, and turning text into token ids.
+
+In: a name on the hub, a folder, the word `nano`, or a model that is already loaded. Out: a `Backbone`.
+What a reader would get wrong: a user's text is never parsed for control tokens. `<|im_end|>` in a query is
+nine characters of text, so a query cannot end its own turn, and a passage cannot fake a special token.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import BackboneError, DeviceError, InputError
+
+logger = logging.getLogger(__name__)
+
+NANO = "nano"
+NANO_FOLDER = Path(__file__).parent / "nano"
+_SENTINEL = "FORESAYTEXT"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        DeviceError: if the device does not exist here.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not present.get(device.type, False):
+        found = ", ".join(kind for kind, there in present.items() if there)
+        raise DeviceError(f"device {name!r} is not available; this machine has {found}: pass one of them, or auto")
+    return device
+
+
+def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
+    """A list of texts that a tokenizer can take.
+
+    Raises:
+        InputError: for anything that is not a string, and for lone surrogates, with the position.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    if not hasattr(texts, "__iter__"):
+        raise InputError(f"expected a string or a list of strings, found {type(texts).__name__}")
+    checked = list(texts)
+    for i, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise InputError(f"{what} {i} is {text!r} ({type(text).__name__}); expected a string")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{what} {i} holds a lone surrogate at position {error.start}; "
+                    "repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+                ) from None
+    return checked
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A frozen causal language model with its tokenizer. One copy serves encoding, training and decoding.
+
+    Attributes:
+        model: any model `AutoModelForCausalLM` loads; its weights are frozen and it is in eval mode.
+        tokenizer: its fast tokenizer.
+        name: hub id, folder, or `nano`; what a checkpoint records to find it again.
+        revision: commit, branch or tag on the hub.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Freezes the model, and checks what the method relies on."""
+        self.model.requires_grad_(False).eval()
+        if not self.tokenizer.is_fast:
+            raise BackboneError(f"{self.name} has a slow tokenizer; Foresay needs one of the tokenizers library")
+        self._check_head()
+
+    @classmethod
+    def load(cls, name: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> "Backbone":
+        """Loads a model by hub id, folder, or `nano` (the small one inside this package).
+
+        Args:
+            name: hub id, folder, or `nano`.
+            revision: commit, branch or tag, for hub ids.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            dtype: `auto` keeps the type the weights are stored in.
+
+        Raises:
+            BackboneError: if there is no such model, or it cannot be used.
+            DeviceError: if the device does not exist here.
+        """
+        target = pick_device(device)
+        source = str(locate(name))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BackboneError(
+                f"cannot load the language model {name!r}: {reason} (expected a folder with a causal model, "
+                "a hub id, or the word nano)"
+            ) from error
+        return cls(model.to(target), tokenizer, name, revision)
+
+    # -- what the method needs to know about the model ---------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding matrix, and so the input, lives."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the embedding matrix."""
+        return self.embedding.weight.dtype
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The transformer without its language-model head; its last state is behind the final norm."""
+        decoder: nn.Module = self.model.get_decoder()
+        return decoder
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The input embedding."""
+        embedding: nn.Embedding = self.model.get_input_embeddings()
+        return embedding
+
+    @property
+    def embed_scale(self) -> float:
+        """What the model multiplies its input embeddings by (Gemma: the square root of the width)."""
+        return float(getattr(self.embedding, "embed_scale", 1.0))
+
+    @cached_property
+    def text_config(self) -> Any:  # noqa: ANN401 - transformers' configs are untyped
+        """The configuration of the text part."""
+        return self.model.config.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a state."""
+        return int(self.text_config.hidden_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model was made for."""
+        return int(getattr(self.text_config, "max_position_embeddings", 0) or 1 << 20)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head on states behind the final norm: (…, hidden) to (…, vocabulary).
+
+        Three families change their logits behind the head; `_check_head` fails at load for a fourth.
+        """
+        logits = self.model.get_output_embeddings()(hidden)
+        config = self.text_config
+        logits = logits * getattr(config, "logit_scale", None) if getattr(config, "logit_scale", None) else logits
+        logits = logits / config.logits_scaling if getattr(config, "logits_scaling", None) else logits
+        cap = getattr(config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Fails if `logits` is not the model's own next-token distribution."""
+        ids = torch.arange(4, device=self.device)[None] % self.text_config.vocab_size
+        own = self.model(input_ids=ids, use_cache=False).logits.float()
+        ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(own, ours.to(own.device), atol=2e-2, rtol=2e-2):
+            raise BackboneError(
+                f"{self.name} ({type(self.model).__name__}) changes its logits in a way Foresay does not know; "
+                "please report this model"
+            )
+
+    # -- text to token ids -------------------------------------------------------------------------------
+
+    @cached_property
+    def _text_tokenizer(self) -> Tokenizer:
+        """The tokenizer for user text: no token that the chat template or the model uses for control.
+
+        `split_special_tokens` alone would leave the control tokens that are not marked special, such as
+        Qwen3's `<think>`, so those are marked in this copy.
+        """
+        spec = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        mark_control_tokens(spec, self.tokenizer.chat_template)
+        spec.update(post_processor=None, truncation=None, padding=None)
+        copy: Tokenizer = Tokenizer.from_str(json.dumps(spec))
+        copy.encode_special_tokens = True
+        return copy
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text alone: no leading token, no template, no control tokens."""
+        encodings = self._text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    @cached_property
+    def leading_ids(self) -> list[int]:
+        """What the tokenizer itself puts before a text: a Llama or Gemma BOS, nothing for Qwen."""
+        plain = self.tokenizer("a", add_special_tokens=False).input_ids
+        full = self.tokenizer("a").input_ids
+        starts = (i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain)
+        return list(full[: next(starts, 0)])
+
+    def frame(self, template: str) -> tuple[list[int], list[int]]:
+        """Token ids before and behind a text.
+
+        Args:
+            template: `none`: the tokenizer's own leading tokens and nothing behind; `chat`: the user's turn
+                and the header of the assistant's, thinking mode off.
+
+        Raises:
+            InputError: if `chat` is asked of a model without a chat template.
+        """
+        if template == "none":
+            return self.leading_ids, []
+        if self.tokenizer.chat_template is None:
+            raise InputError(f"{self.name} has no chat template; use --template none")
+        before, behind = self._render([{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
+        return self._control_ids(before), self._control_ids(behind)
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a response: what the chat template writes behind the assistant's turn."""
+        fallback = self.tokenizer.eos_token_id
+        if self.tokenizer.chat_template is not None:
+            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+            behind = self._control_ids(self._render(turns, add_generation_prompt=False)[1])
+            if behind and (behind[0] in self.stop_ids or fallback is None):
+                return behind[0]
+        if fallback is None:
+            raise BackboneError(f"the tokenizer of {self.name} names no eos token; set eos_token in its config")
+        return int(fallback)
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """Every token that ends generation, by the model's own configuration and its tokenizer's."""
+        config = self.model.generation_config
+        stops = getattr(config, "eos_token_id", None)
+        listed = [stops] if isinstance(stops, int) else list(stops or [])
+        own = self.tokenizer.eos_token_id
+        return sorted({*listed, *([own] if own is not None else [])})
+
+    @property
+    def pad_id(self) -> int:
+        """A token to pad with; pads are never attended to, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.end_id)
+
+    def _render(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> tuple[str, str]:
+        text = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, enable_thinking=False
+        )
+        before, found, behind = str(text).partition(_SENTINEL)
+        if not found or _SENTINEL in behind:
+            raise BackboneError(f"the chat template of {self.name} does not show each message once; use template none")
+        return before, behind
+
+    def _control_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def locate(name: str) -> str | Path:
+    """Where a backbone's files are: the packaged folder for `nano`, else the name itself."""
+    return NANO_FOLDER if name == NANO else name
+
+
+def mark_control_tokens(spec: dict[str, Any], chat_template: str | None) -> None:
+    """Marks, in a tokenizer's JSON, the added tokens which the chat template uses as special."""
+    for token in spec["added_tokens"]:
+        if not token["content"].isspace() and token["content"] in (chat_template or ""):
+            token["special"] = True
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids of different lengths as one tensor.
+
+    Returns:
+        ids (rows, longest) and lengths (rows,), both int64.
+    """
+    lengths = [len(row) for row in rows]
+    longest = max(lengths, default=0)
+    padded = [
+        [value] * (longest - len(row)) + list(row) if left else list(row) + [value] * (longest - len(row))
+        for row in rows
+    ]
+    ids = torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), longest)
+    return ids, torch.tensor(lengths, dtype=torch.long, device=device)

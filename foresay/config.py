@@ -1,0 +1,132 @@
+"""The options of each step: one frozen dataclass a step, the help text beside each field.
+
+The command line is made from these classes (`cli.options`), a checkpoint stores them as JSON, and the
+library functions take them as they are, so an option has one name, one default and one help text.
+This module must not import torch: `foresay --help` reads it.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from .errors import InputError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Template = Literal["none", "chat"]
+
+
+class Options:
+    """What the option classes share: checking, and reading back from JSON."""
+
+    @classmethod
+    def help(cls) -> dict[str, str]:
+        """The help text of each field."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {field.name: get_args(hints[field.name])[1] for field in fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def types(cls) -> dict[str, Any]:
+        """The plain type of each field, without its help text."""
+        return get_type_hints(cls)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Reads options back, and says which keys it does not know."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})  # type: ignore[arg-type]
+        if unknown:
+            raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it was written by another version")
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Refuses values outside a field's choices: a typo must not train for an hour first."""
+        for name, hint in self.types().items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(hint)))}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class RespondConfig(Options):
+    """How the backbone writes its responses."""
+
+    max_new_tokens: Annotated[int, "Longest response, in tokens."] = 500
+    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token each time."] = 0.0
+    top_p: Annotated[float, "Sample from the smallest set of tokens with this much probability."] = 1.0
+    seed: Annotated[int, "Seed of the sampling; the same rows and seed give the same responses."] = 0
+    batch_size: Annotated[int, "Queries answered together."] = 64
+    max_query_tokens: Annotated[int, "Longer queries are refused (to the .rejected.jsonl file)."] = 2048
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.max_new_tokens > 0, f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
+        _require(self.temperature >= 0, f"temperature is {self.temperature}; expected 0 or more")
+        _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class TeachConfig(Options):
+    """How the teacher embeds the responses."""
+
+    max_tokens: Annotated[int, "Longer responses are cut to this many tokens."] = 512
+    batch_size: Annotated[int, "Responses embedded together."] = 64
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; expected 1 or more")
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Options):
+    """How the special tokens and the two maps are trained (paper, section 3 and appendix)."""
+
+    thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
+    compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
+    template: Annotated[Template, "What stands around the query: nothing, as published, or the chat template."] = "none"
+    steps: Annotated[int, "Optimiser steps."] = 5000
+    batch_size: Annotated[int, "Queries a step."] = 32
+    learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4
+    warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
+    decay_steps: Annotated[
+        int, "Step at which the linear schedule reaches zero; 0 means at the last one (published: 20000 with 5000 run)."
+    ] = 0
+    weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
+    clip_norm: Annotated[float, "Largest gradient norm; 0 does not clip."] = 1.0
+    alignment_weight: Annotated[float, "Weight of the alignment loss."] = 1.0
+    reconstruction_weight: Annotated[float, "Weight of the reconstruction loss."] = 1.0
+    max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
+    max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
+    micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
+    held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
+    evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
+    query_prompt: Annotated[str, "Stored in the checkpoint: what encode_query puts before a text."] = ""
+    document_prompt: Annotated[str, "Stored in the checkpoint: what encode_document puts before a text."] = (
+        "Summarize the following passage: "
+    )
+    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        for name in ("compression", "batch_size", "steps", "evaluate_every", "micro_batch_tokens"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("thought", "held_out", "warmup_steps", "decay_steps"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        tokens = self.thought + self.compression
+        _require(
+            self.max_query_tokens > tokens,
+            f"max_query_tokens is {self.max_query_tokens}; the {tokens} special tokens alone leave no room for a query",
+        )
+        _require(
+            self.alignment_weight > 0 and self.reconstruction_weight >= 0,
+            "alignment_weight must be above 0 and reconstruction_weight 0 or more",
+        )

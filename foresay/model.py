@@ -1,0 +1,314 @@
+"""The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
+
+In: token ids of texts. Out: hidden (batch, compression, hidden) → soft_prompt (batch, compression, hidden)
+→ embedding (batch, dim); and the two losses. Attention is causal, which two things here rest on:
+
+* Padding stands on the right in a one-pass forward, so no real token sees it and no mask is needed.
+* Nothing trained stands before the special tokens, so the text's states need no gradient. `hidden_split`
+  runs the text once without one, keeps its key/value cache, and differentiates only the special tokens.
+
+What a reader would get wrong: `special_tokens` are rows of the embedding matrix, *before* the scale that Gemma
+multiplies its embeddings by; `soft_prompt` is what the first layer receives, *behind* that scale.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+
+from .backbone import Backbone, pad
+from .errors import InputError
+
+_LOGITS_AT_ONCE = 1 << 25
+"""Entries of the logits that exist together: 128 MiB in float32."""
+
+
+class Model(nn.Module):
+    """A frozen backbone with trainable special tokens and two linear maps.
+
+    Attributes:
+        special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
+        reconstruct: hidden to soft prompt, Linear(hidden, hidden), float32.
+        align: soft prompt to embedding space, Linear(hidden, dim), float32.
+        backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, thought: int, compression: int, dim: int, template: str = "none", seed: int = 0
+    ) -> None:
+        """Draws the initial weights from `seed`, whatever the state of the global generator.
+
+        Args:
+            backbone: the frozen language model.
+            thought: special tokens whose outputs are ignored.
+            compression: special tokens whose outputs are read.
+            dim: width of the teacher's vectors, and so of the embedding.
+            template: what stands around a text, see `Backbone.frame`.
+            seed: of the initial weights.
+        """
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)
+        self.backbone: Backbone
+        self.thought, self.compression, self.template = thought, compression, template
+        self.prefix_ids, self.suffix_ids = backbone.frame(template)
+        hidden = backbone.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
+            self.reconstruct = nn.Linear(hidden, hidden)
+            self.align = nn.Linear(hidden, dim)
+        self.to(backbone.device)
+
+    @property
+    def tokens(self) -> int:
+        """Number of special tokens."""
+        return self.thought + self.compression
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding."""
+        return self.align.out_features
+
+    # -- text to token ids -------------------------------------------------------------------------------
+
+    def rows(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of each text inside the template, cut so that every special token still fits.
+
+        Args:
+            texts: texts that `check_texts` has passed.
+            max_tokens: longest input, template and special tokens included.
+
+        Returns:
+            the rows, and for each whether the text was cut.
+
+        Raises:
+            InputError: if not even an empty text fits.
+        """
+        fixed = len(self.prefix_ids) + len(self.suffix_ids) + self.tokens
+        room = max_tokens - fixed
+        if room < 1:
+            raise InputError(
+                f"the limit is {max_tokens} tokens; the template and the special tokens alone take {fixed}"
+            )
+        ids = self.backbone.tokenize(texts)
+        rows = [[*self.prefix_ids, *row[:room], *self.suffix_ids] for row in ids]
+        return rows, [len(row) > room for row in ids]
+
+    # -- texts to states ---------------------------------------------------------------------------------
+
+    def hidden(self, rows: Sequence[Sequence[int]], prefix: DynamicCache | None = None) -> Tensor:
+        """States of the compression tokens in one pass.
+
+        Args:
+            rows: token ids, without special tokens; without the shared prefix, if one is given.
+            prefix: what `prefill` returned for the tokens that all rows begin with.
+
+        Returns:
+            (batch, compression, hidden), behind the final norm, in the backbone's number type.
+        """
+        return self._one_pass(rows, prefix, layers=False)[0]
+
+    def hidden_layers(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """States of the compression tokens at every layer.
+
+        Returns:
+            (batch, layers + 1, compression, hidden): the input embedding first, the last behind the final norm.
+        """
+        return torch.stack(self._one_pass(rows, None, layers=True), dim=1)
+
+    def _one_pass(
+        self, rows: Sequence[Sequence[int]], prefix: DynamicCache | None, *, layers: bool
+    ) -> tuple[Tensor, ...]:
+        backbone = self.backbone
+        ids, lengths = pad(rows, backbone.pad_id, left=False, device=backbone.device)
+        row = torch.arange(len(rows), device=ids.device)[:, None]
+        at = lengths[:, None] + torch.arange(self.tokens, device=ids.device)
+        inputs = functional.pad(backbone.embedding(ids), (0, 0, 0, self.tokens))
+        inputs = inputs.index_put((row, at), self._specials(len(rows)))
+        cache = prefix and _expand(prefix, len(rows))
+        out = backbone.decoder(
+            inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None, output_hidden_states=layers
+        )
+        states = out.hidden_states if layers else (out.last_hidden_state,)
+        return tuple(state[row, at[:, self.thought :]] for state in states)
+
+    @torch.no_grad()
+    def prefill(self, ids: Sequence[int]) -> DynamicCache:
+        """Key/value cache of tokens that many rows begin with; `hidden` copies it to each row."""
+        cache = DynamicCache()
+        tokens = torch.tensor([list(ids)], device=self.backbone.device)
+        self.backbone.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
+        return cache
+
+    def hidden_split(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The same states as `hidden` with the same gradient, at about a third of its cost.
+
+        The text runs once without gradient; only the special tokens are differentiated, against its cache.
+        Here padding stands on the left, so that the special tokens stand right behind each text, as the
+        sliding windows of Gemma and Mistral, which count places and not positions, need it.
+
+        Returns:
+            (batch, compression, hidden), behind the final norm.
+        """
+        backbone = self.backbone
+        ids, lengths = pad(rows, backbone.pad_id, left=True, device=backbone.device)
+        longest = ids.shape[1]
+        special_positions = lengths[:, None] + torch.arange(self.tokens, device=ids.device)
+        cache, mask = None, None
+        if longest:
+            cache = DynamicCache()
+            place = torch.arange(longest + self.tokens, device=ids.device)[None]
+            if int(lengths.min()) < longest:
+                mask = (place >= (longest - lengths)[:, None]).long()
+            positions = (place[:, :longest] - (longest - lengths)[:, None]).clamp(min=0)
+            with torch.no_grad():
+                backbone.decoder(
+                    input_ids=ids,
+                    attention_mask=None if mask is None else mask[:, :longest],
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        out = backbone.decoder(
+            inputs_embeds=self._specials(len(rows)),
+            attention_mask=mask,
+            position_ids=special_positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        states: Tensor = out.last_hidden_state[:, self.thought :]
+        return states
+
+    def _specials(self, batch: int) -> Tensor:
+        """The special tokens as the first layer receives them: (batch, tokens, hidden)."""
+        scaled = self.special_tokens.to(self.backbone.dtype) * self.backbone.embed_scale
+        return scaled.to(self.backbone.dtype).expand(batch, -1, -1)
+
+    # -- states to vectors -------------------------------------------------------------------------------
+
+    def soft_prompt(self, hidden: Tensor) -> Tensor:
+        """hidden (batch, compression, hidden) to soft prompts of the same shape, float32."""
+        prompts: Tensor = self.reconstruct(hidden.to(self.reconstruct.weight.dtype))
+        return prompts
+
+    def embedding(self, soft_prompt: Tensor) -> Tensor:
+        """soft_prompt (batch, compression, hidden) to embeddings (batch, dim), float32."""
+        embedding: Tensor = self.align(soft_prompt).mean(dim=1)
+        return embedding
+
+    def fused_map(self) -> tuple[Tensor, Tensor]:
+        """Both maps as one: weight (dim, hidden) and bias (dim,), for when only the embedding is wanted.
+
+        Both are linear and the pooling is a mean, so embedding = mean(hidden) @ weight.T + bias.
+        """
+        weight, bias = self.align.weight, self.align.bias
+        return weight @ self.reconstruct.weight, weight @ self.reconstruct.bias + bias
+
+    # -- the losses --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def alignment_loss(embedding: Tensor, target: Tensor) -> Tensor:
+        """Squared error between embedding and target, both (batch, dim): mean over dim, *sum* over the batch.
+
+        A sum, so that a batch cut into micro-batches adds up to the same loss.
+        """
+        return (embedding - target).square().mean(dim=1).sum()
+
+    def reconstruction_loss(self, soft_prompt: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
+        """Next-token cross-entropy of the responses with the soft prompt as their only prefix.
+
+        Args:
+            soft_prompt: (batch, compression, hidden).
+            responses: token ids of each response, its end token included.
+
+        Returns:
+            nats, *summed* over all response tokens of the batch.
+        """
+        backbone = self.backbone
+        ids, lengths = pad(responses, backbone.pad_id, left=False, device=backbone.device)
+        inputs = torch.cat([soft_prompt.to(backbone.dtype), backbone.embedding(ids[:, :-1])], dim=1)
+        states = backbone.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        states = states[:, soft_prompt.shape[1] - 1 :]
+        labelled = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        chunk = max(1, _LOGITS_AT_ONCE // backbone.text_config.vocab_size)
+        loss: Tensor = _ChunkedCrossEntropy.apply(states[labelled], ids[labelled], backbone.logits, chunk)
+        return loss
+
+    # -- decoding ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, soft_prompts: Tensor, max_new_tokens: int, **options: Any) -> Tensor:  # noqa: ANN401
+        """Continues soft prompts (batch, compression, hidden) by the library's own `generate`.
+
+        Args:
+            soft_prompts: what `soft_prompt` returned.
+            max_new_tokens: longest continuation.
+            **options: handed to `generate`, for instance `streamer`.
+
+        Returns:
+            token ids (batch, at most max_new_tokens), padded behind each row's stop token.
+        """
+        backbone = self.backbone
+        inputs = soft_prompts.to(backbone.device, backbone.dtype)
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        ids: Tensor = backbone.model.generate(
+            inputs_embeds=inputs,
+            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=backbone.stop_ids or [backbone.end_id],
+            pad_token_id=backbone.pad_id,
+            **{**greedy, **options},
+        )
+        return ids
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy through a frozen head, a chunk of tokens at a time.
+
+    The head has no gradient of its own, so the gradient of the states is complete as soon as a chunk's
+    logits exist: it is computed in the forward pass and the logits of a long batch never exist together.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        states: Tensor,
+        labels: Tensor,
+        head: Callable[[Tensor], Tensor],
+        chunk: int,
+    ) -> Tensor:
+        """States (tokens, hidden) and labels (tokens,) to the sum of the token losses, in nats."""
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(states) if wanted else None
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
+            state = states[part].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                loss = functional.cross_entropy(head(state).float(), labels[part], reduction="sum")
+            if gradient is not None:
+                (gradient[part],) = torch.autograd.grad(loss, state)
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        """The stored gradient, scaled."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None, None
+
+
+def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:
+    """Random rows with the mean and spread of the embedding matrix: a start the frozen layers are used to."""
+    sample = matrix.detach()[: 1 << 16].float().cpu()
+    return sample.mean(0) + sample.std(0) * torch.randn(rows, sample.shape[1])
+
+
+def _expand(cache: DynamicCache, batch: int) -> DynamicCache:
+    """A one-row cache seen as `batch` rows; the first update copies it, so the original stays as it was."""
+    layers = [(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1)) for layer in cache.layers]
+    return DynamicCache(layers)

@@ -1,0 +1,114 @@
+"""Tiny random models of many families, and a tokenizer made in memory: no network, no GPU, seconds."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from foresay.backbone import Backbone
+
+SHARED = Path(__file__).parents[2] / "shared"
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think></think>{% endif %}"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SENTENCES = [
+    "What does frugal mean?",
+    "The capital of Chad is N'Djamena, a city on the Chari river.",
+    "Measles begins with fever, a cough and red eyes; a rash follows.",
+    "Once upon a time a fox met a crow who held a piece of cheese.",
+    "x",
+    "Ça coûte 3 €, n'est-ce pas? 日本語 🙂",
+]
+
+FAMILIES: dict[str, dict[str, object]] = {
+    "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
+    "qwen2": {},
+    "llama": {"bos": True},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "bos": True, "query_pre_attn_scalar": 16},
+    "mistral": {"sliding_window": 8, "bos": True},
+    "smollm": {"model_type": "llama", "tie_word_embeddings": True, "full": True},
+    "gpt_neox": {},
+}
+
+
+def make_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a handful of sentences; `<think>` is added but not special."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    bpe.train_from_iterator(SENTENCES * 4, trainer)
+    bpe.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"} | ({"bos_token": "<|endoftext|>"} if bos else {})
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def make_folder(family: str, path: Path, **changes: object) -> Path:
+    """A tiny random model of the family, saved with its tokenizer as a hub model would be."""
+    settings = {**FAMILIES[family], **changes}
+    tokenizer = make_tokenizer(bos=bool(settings.pop("bos", False)))
+    spare = 0 if settings.pop("full", False) else 48
+    config = AutoConfig.for_model(
+        str(settings.pop("model_type", family)),
+        **{
+            "vocab_size": len(tokenizer) + spare,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "initializer_range": 0.2,
+            **settings,
+        },
+    )
+    torch.manual_seed(sum(map(ord, family)))
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny model, made once a session."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = make_folder(family, tmp_path_factory.mktemp("backbones") / family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def backbone(folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
+    """A loaded tiny backbone of a family, shared: it is frozen, so no test can change it."""
+    loaded: dict[str, Backbone] = {}
+
+    def get(family: str) -> Backbone:
+        if family not in loaded:
+            loaded[family] = Backbone.load(str(folder(family)), device="cpu")
+        return loaded[family]
+
+    return get

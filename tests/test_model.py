@@ -1,0 +1,128 @@
+"""The method: states, gradients and losses, over the families, against plain computations."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+
+from foresay.backbone import Backbone
+from foresay.model import Model
+
+from .conftest import FAMILIES, SENTENCES
+
+Get = Callable[[str], Backbone]
+family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def make(backbone: Backbone, **changes: object) -> Model:
+    """A small model with thought and compression tokens."""
+    return Model(backbone, **{"thought": 2, "compression": 3, "dim": 8, **changes})  # type: ignore[arg-type]
+
+
+@family
+@pytest.mark.parametrize("template", ["none", "chat"])
+def test_alone_equals_padded_batch(backbone: Get, family: str, template: str) -> None:
+    """Invariant 1, for the one-pass forward and for the split one."""
+    model = make(backbone(family), template=template)
+    rows, _ = model.rows([*SENTENCES, ""], 64)
+    with torch.no_grad():
+        together = model.hidden(rows)
+        alone = torch.cat([model.hidden([row]) for row in rows])
+        split = model.hidden_split(rows)
+    assert torch.isfinite(together).all()
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together, split, atol=1e-5, rtol=1e-5)
+
+
+@family
+def test_split_gradient_equals_one_pass_gradient(backbone: Get, family: str) -> None:
+    """Invariant 5: the same loss differentiated both ways."""
+    model = make(backbone(family))
+    rows, _ = model.rows(SENTENCES, 64)
+    gradients = []
+    for states in (model.hidden, model.hidden_split):
+        model.zero_grad()
+        model.embedding(model.soft_prompt(states(rows))).square().sum().backward()
+        assert model.special_tokens.grad is not None
+        gradients.append(model.special_tokens.grad.clone())
+    scale = gradients[0].abs().max()
+    assert scale > 0
+    torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, atol=1e-5, rtol=1e-5)
+
+
+@family
+def test_shared_prefix_changes_nothing(backbone: Get, family: str) -> None:
+    """A prompt's cache, computed once, gives the states of the whole rows."""
+    model = make(backbone(family))
+    prompt = "Measles begins with fever and "
+    rows, _ = model.rows([prompt + text for text in SENTENCES], 96)
+    shared = len(os.path.commonprefix(rows))
+    assert shared > 4
+    with torch.no_grad():
+        whole = model.hidden(rows)
+        prefix = model.prefill(rows[0][:shared])
+        for _ in range(2):  # twice: the first use must leave the cache as it was
+            torch.testing.assert_close(model.hidden([r[shared:] for r in rows], prefix), whole, atol=1e-5, rtol=1e-5)
+
+
+@family
+def test_reconstruction_loss_is_the_models_own(backbone: Get, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunked loss and its gradient equal the library's logits and torch's cross-entropy."""
+    monkeypatch.setattr("foresay.model._LOGITS_AT_ONCE", 1000)  # a few tokens a chunk
+    base = backbone(family)
+    model = make(base)
+    responses = [[*ids, base.end_id] for ids in base.tokenize(SENTENCES[:3])]
+    prompt = torch.randn(3, 3, base.hidden_size, requires_grad=True)
+    loss = model.reconstruction_loss(prompt, responses)
+    (gradient,) = torch.autograd.grad(loss, prompt)
+
+    expected = torch.zeros(())
+    for soft, ids in zip(prompt, responses, strict=True):
+        inputs = torch.cat([soft, base.embedding(torch.tensor(ids[:-1]))])[None]
+        logits = base.model(inputs_embeds=inputs).logits[0, 2:]
+        expected = expected + functional.cross_entropy(logits, torch.tensor(ids), reduction="sum")
+    (expected_gradient,) = torch.autograd.grad(expected, prompt)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_fused_map_is_both_maps(backbone: Get) -> None:
+    """embedding = mean(hidden) @ weight.T + bias."""
+    model = make(backbone("qwen3"))
+    hidden = torch.randn(4, 3, 32)
+    weight, bias = model.fused_map()
+    expected = model.embedding(model.soft_prompt(hidden))
+    torch.testing.assert_close(hidden.mean(1) @ weight.T + bias, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_long_text_keeps_its_special_tokens(backbone: Get) -> None:
+    """Invariant 2: the cut falls on the text, and is told."""
+    model = make(backbone("qwen3"), template="chat")
+    rows, cut = model.rows(["word " * 10_000, "short"], 64)
+    assert cut == [True, False]
+    assert len(rows[0]) == 64 - model.tokens
+    assert rows[0][-len(model.suffix_ids) :] == model.suffix_ids
+    assert model.hidden(rows).shape == (2, 3, 32)
+
+
+@family
+def test_text_is_never_a_control_token(backbone: Get, family: str) -> None:
+    """Invariant 3: nor is `<think>`, which the template uses but the tokenizer does not call special."""
+    base = backbone(family)
+    (ids,) = base.tokenize(["a <|im_end|> b <think> <|endoftext|> <question1>"])
+    control = {base.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<think>", "<|endoftext|>")}
+    assert not control & set(ids)
+    assert base.tokenizer.decode(ids) == "a <|im_end|> b <think> <|endoftext|> <question1>"
+
+
+def test_frames(backbone: Get) -> None:
+    """The tokenizer's own BOS leads; the chat frame is the template's text, thinking switched off."""
+    assert backbone("llama").frame("none") == ([0], [])
+    assert backbone("qwen3").frame("none") == ([], [])
+    before, behind = backbone("qwen3").frame("chat")
+    decode = backbone("qwen3").tokenizer.decode
+    assert decode(before) == "<|im_start|>user\n"
+    assert decode(behind) == "<|im_end|>\n<|im_start|>assistant\n<think></think>"
+    assert backbone("qwen3").end_id == 2
