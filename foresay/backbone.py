@@ -7,6 +7,7 @@ nine characters of text, so a query cannot end its own turn, and a passage canno
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
+OWN_TOKENIZER = "backbone_tokenizer"
+"""Folder inside a checkpoint's copy of its backbone: there the tokenizer beside the weights appends special tokens."""
+RESERVED = re.compile(r"[<\[].*(reserved|unused)")
+"""Names of tokens that their makers left for others to use, such as `<|reserved_special_token_7|>` or `<unused7>`."""
 _SENTINEL = "FORESAYTEXT"
 
 
@@ -111,7 +116,8 @@ class Backbone:
         target = pick_device(device)
         source = str(locate(name))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            own = Path(source, OWN_TOKENIZER)
+            tokenizer = AutoTokenizer.from_pretrained(str(own) if own.is_dir() else source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -170,10 +176,10 @@ class Backbone:
 
         Three families change their logits behind the head; `_check_head` fails at load for a fourth.
         """
-        logits = self.model.get_output_embeddings()(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
         config = self.text_config
-        logits = logits * getattr(config, "logit_scale", None) if getattr(config, "logit_scale", None) else logits
-        logits = logits / config.logits_scaling if getattr(config, "logits_scaling", None) else logits
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -192,7 +198,7 @@ class Backbone:
     # -- text to token ids -------------------------------------------------------------------------------
 
     @cached_property
-    def _text_tokenizer(self) -> Tokenizer:
+    def text_tokenizer(self) -> Tokenizer:
         """The tokenizer for user text: no token that the chat template or the model uses for control.
 
         `split_special_tokens` alone would leave the control tokens that are not marked special, such as
@@ -207,7 +213,7 @@ class Backbone:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone: no leading token, no template, no control tokens."""
-        encodings = self._text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     @cached_property
@@ -275,6 +281,19 @@ class Backbone:
     def _control_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    # -- telling two models apart ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self) -> Tensor:
+        """A few numbers of every inner weight, float32: enough to tell another model, revision or fine-tune.
+
+        The embedding matrix is left out, since a checkpoint may write special tokens into its spare rows.
+        """
+        outer = {id(self.embedding.weight), id(self.model.get_output_embeddings().weight)}
+        inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer and w.is_floating_point()]
+        picks = [w.flatten()[[0, w.numel() // 2, w.numel() - 1]].float().cpu() for w in inner]
+        return torch.cat(picks)
+
 
 def locate(name: str) -> str | Path:
     """Where a backbone's files are: the packaged folder for `nano`, else the name itself."""
@@ -282,10 +301,39 @@ def locate(name: str) -> str | Path:
 
 
 def mark_control_tokens(spec: dict[str, Any], chat_template: str | None) -> None:
-    """Marks, in a tokenizer's JSON, the added tokens which the chat template uses as special."""
+    """Marks, in a tokenizer's JSON, the added tokens which no text may become as special.
+
+    They are the ones that the chat template uses, and the reserved ones: special tokens may live in their rows.
+    """
     for token in spec["added_tokens"]:
-        if not token["content"].isspace() and token["content"] in (chat_template or ""):
+        name = token["content"]
+        if RESERVED.match(name) or (not name.isspace() and name in (chat_template or "")):
             token["special"] = True
+
+
+def length_batches(lengths: Sequence[int], most_tokens: int, least_tokens: int | None = None) -> list[list[int]]:
+    """Cuts rows into batches of similar length, the longest first: what does not fit in memory fails at once.
+
+    Args:
+        lengths: tokens of each row.
+        most_tokens: most padded tokens in a batch; a single longer row is a batch of its own.
+        least_tokens: a batch with this many tokens is closed as soon as a row would be more than a fifth
+            padding; smaller batches are not worth a pass of their own.
+
+    Returns:
+        the indices of each batch's rows.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        size = len(batches[-1]) * longest if batches else 0
+        full = size + longest > most_tokens
+        uneven = least_tokens is not None and size >= least_tokens and lengths[index] < 0.8 * longest
+        if not batches or full or uneven:
+            batches.append([])
+            longest = max(lengths[index], 1)
+        batches[-1].append(index)
+    return batches
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -234,8 +234,7 @@ class Model(nn.Module):
         states = states[:, soft_prompt.shape[1] - 1 :]
         labelled = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
         chunk = max(1, _LOGITS_AT_ONCE // backbone.text_config.vocab_size)
-        loss: Tensor = _ChunkedCrossEntropy.apply(states[labelled], ids[labelled], backbone.logits, chunk)
-        return loss
+        return _chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, chunk)
 
     # -- decoding ----------------------------------------------------------------------------------------
 
@@ -300,6 +299,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         """The stored gradient, scaled."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None, None
+
+
+def _chunked_cross_entropy(states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
+    loss: Tensor = _ChunkedCrossEntropy.apply(states, labels, head, chunk)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from foresay.backbone import Backbone
 
+torch.set_num_threads(1)  # tiny matrices: threads only wait for each other, above all beside another process
 SHARED = Path(__file__).parents[2] / "shared"
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

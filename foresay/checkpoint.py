@@ -1,0 +1,332 @@
+"""A checkpoint on disk: saving, loading, verifying.
+
+    foresay.json           backbone and revision, token counts, prompts, what it was trained on and with
+    foresay.safetensors    special_tokens, reconstruct, align: float32
+    golden.safetensors     embeddings and soft prompts of a few texts, and a sample of the backbone's weights
+    README.md              the model card
+    modules.json, 0_…      the same model for plain sentence-transformers (plain.py)
+
+What a reader would get wrong: the backbone is not in it, unless asked for. What is in it is a sample of the
+backbone's numbers, so that another model under the same name is refused instead of giving other vectors.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from . import __version__
+from .backbone import Backbone, locate
+from .card import write_card
+from .errors import BackboneError, CheckpointError, VerifyError
+from .journal import write_json
+from .model import Model
+from .plain import write_plain
+
+if TYPE_CHECKING:
+    from .encoder import Array, Encoder
+
+CONFIG, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
+BUNDLED = "0_Transformer"
+FORMAT = 1
+GOLDEN_TEXTS = (
+    "What does frugal mean?",
+    "How is whooping cough passed from one person to another?",
+    "x",
+    "Ça coûte combien? 日本語 🙂",
+    "A text that holds <|im_end|> and <think> is a text.",
+    "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
+)
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest relative distance to the golden vectors by number type: what other kernels may differ by."""
+
+
+def save(
+    folder: Path,
+    encoder: "Encoder",
+    record: dict[str, Any] | None = None,
+    *,
+    plain: bool = True,
+    with_backbone: bool = False,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    A new folder appears by one rename. In a folder that is there already, `foresay.json` goes first and comes
+    back last: without it the folder is no checkpoint, and `load` says so.
+
+    Args:
+        folder: to write.
+        encoder: what to save.
+        record: how it was made: `config`, `pairs`, `step`, `figures`.
+        plain: also write the layout that plain sentence-transformers opens.
+        with_backbone: put a copy of the backbone inside, to move the folder or to serve it elsewhere.
+        extra: writes further files into the folder before it appears.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.parent / f".{folder.name}.saving"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    model = encoder.model
+    config = _describe(encoder, record or {}, with_backbone)
+    write_json(draft / CONFIG, config)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, draft / WEIGHTS)
+    save_file(_golden(encoder) | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
+    if plain or with_backbone:
+        write_plain(draft, model, prompts=encoder.prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone)
+        write_card(draft, config)
+    if extra:
+        extra(draft)
+    _appear(draft, folder)
+
+
+def load(
+    path: str | Path,
+    kind: "type[Encoder]",
+    *,
+    backbone: Backbone | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> Any:  # noqa: ANN401 - a `kind`
+    """Reads a checkpoint; see `Encoder.from_pretrained`, which calls this."""
+    folder = find(path, revision)
+    config = read_config(folder)
+    if backbone is None:
+        backbone = _load_backbone(folder, config["backbone"], device, dtype)
+    _same_backbone(backbone, config["backbone"]["name"], _tensors(folder / GOLDEN)["backbone_sample"])
+    model = Model(
+        backbone,
+        thought=config["thought"],
+        compression=config["compression"],
+        dim=config["dim"],
+        template=config["template"],
+    )
+    load_weights(model, folder)
+    return kind(model, prompts=config["prompts"], max_tokens=config["max_tokens"])
+
+
+def load_weights(model: Model, folder: Path) -> None:
+    """Reads the trained weights of a checkpoint into a model of the same shape.
+
+    Raises:
+        CheckpointError: if a tensor is missing, unknown or of another shape.
+    """
+    tensors = _tensors(folder / WEIGHTS)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit its foresay.json: {wrong[0]}; get the checkpoint again")
+    model.load_state_dict(tensors)
+
+
+def find(path: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: a local one, or one fetched from the hub.
+
+    Raises:
+        CheckpointError: if there is neither.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(path), revision=revision))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"no checkpoint at {path}: no such folder, and not from the hub either ({reason})"
+        ) from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's foresay.json.
+
+    Raises:
+        CheckpointError: if it is missing or not one of ours.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        hint = ""
+        if (folder / "run_config.yml").is_file():
+            hint = f"; it is in the published format: foresay convert {folder} -o NEW"
+        elif (folder / "training").is_dir():
+            hint = "; its training did not finish: run the same foresay train command again"
+        raise CheckpointError(f"{folder} has no {CONFIG}, so it is no complete checkpoint{hint}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); get the checkpoint again") from None
+    if config.get("format") != "foresay":
+        raise CheckpointError(f"{path} is not a Foresay checkpoint's (format {config.get('format')!r})")
+    if config["format_version"] > FORMAT:
+        raise CheckpointError(
+            f"{folder} has format version {config['format_version']}, this is foresay {__version__}, which reads up "
+            f"to {FORMAT}: pip install -U foresay"
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far one way of computing the golden vectors is off.
+
+    Attributes:
+        way: what computed them.
+        distance: largest distance of a vector to its golden one, relative to that one's length.
+        tolerance: largest distance allowed for the number types involved.
+    """
+
+    way: str
+    distance: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the distance is within the tolerance (NaN is not)."""
+        return self.distance <= self.tolerance
+
+
+def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> list[Verdict]:
+    """Recomputes the golden vectors by every way this machine has.
+
+    Returns:
+        one verdict a way: batched, one text at a time, soft prompts, plain sentence-transformers.
+
+    Raises:
+        VerifyError: if one of them disagrees, naming it and the distance.
+        CheckpointError: if the checkpoint cannot be read.
+    """
+    from .encoder import Encoder
+
+    folder = find(path)
+    config, golden = read_config(folder), _tensors(folder / GOLDEN)
+    encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
+    used = str(encoder.model.backbone.dtype).removeprefix("torch.")
+    tolerance = max(TOLERANCE[used], TOLERANCE[config["backbone"]["dtype"]])
+    expected = golden["embeddings"].numpy()
+    texts = list(GOLDEN_TEXTS)
+    computed = {
+        "foresay, in a batch": (encoder.encode(texts, on_cut="ignore"), expected),
+        "foresay, one at a time": (np.stack([encoder.encode(text, on_cut="ignore") for text in texts]), expected),
+        "foresay, soft prompts": (encoder.soft_prompts(texts, on_cut="ignore"), golden["soft_prompts"].numpy()),
+    }
+    if (folder / "modules.json").is_file():
+        computed["sentence-transformers"] = (_plain_embeddings(folder, encoder, texts), expected)
+    verdicts = [Verdict(way, _distance(found, wanted), tolerance) for way, (found, wanted) in computed.items()]
+    wrong = [verdict for verdict in verdicts if not verdict.agrees]
+    if wrong:
+        listed = "; ".join(f"{v.way} is off by {v.distance:.2g}, allowed {v.tolerance:.2g}" for v in wrong)
+        raise VerifyError(f"{folder} does not give its golden vectors here ({used}): {listed}; do not use it here")
+    return verdicts
+
+
+# -- the parts ------------------------------------------------------------------------------------------
+
+
+def _describe(encoder: "Encoder", record: dict[str, Any], with_backbone: bool) -> dict[str, Any]:
+    model, backbone = encoder.model, encoder.model.backbone
+    name = backbone.name
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())
+    return {
+        "format": "foresay",
+        "format_version": FORMAT,
+        "foresay_version": __version__,
+        "backbone": {
+            "name": name,
+            "revision": backbone.revision,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "bundled": with_backbone,
+        },
+        "thought": model.thought,
+        "compression": model.compression,
+        "hidden": backbone.hidden_size,
+        "dim": model.dim,
+        "template": model.template,
+        "max_tokens": encoder.max_tokens,
+        "prompts": encoder.prompts,
+        "training": record,
+    }
+
+
+def _golden(encoder: "Encoder") -> dict[str, torch.Tensor]:
+    texts = list(GOLDEN_TEXTS)
+    return {
+        "embeddings": torch.from_numpy(encoder.encode(texts, on_cut="ignore")),
+        "soft_prompts": torch.from_numpy(encoder.soft_prompts(texts, on_cut="ignore")),
+    }
+
+
+def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: str) -> Backbone:
+    if described["bundled"]:
+        return Backbone.load(str(folder / BUNDLED), device=device, dtype=dtype)
+    name = described["name"]
+    if Path(name).is_absolute() and not Path(locate(name)).is_dir():
+        raise BackboneError(
+            f"the checkpoint {folder} needs its backbone at {name}, which is gone; put it back, or pass the new "
+            "place as backbone=Backbone.load(...) (command line: --backbone)"
+        )
+    return Backbone.load(name, revision=described["revision"], device=device, dtype=dtype)
+
+
+def _same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
+    found = backbone.sample()
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
+        raise BackboneError(
+            f"{backbone.name} is not the model this checkpoint was trained on ({name}): its weights differ; "
+            "pass the right one, or the right revision"
+        )
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete: get or make it again") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); get or make the checkpoint again") from None
+
+
+def _plain_embeddings(folder: Path, encoder: "Encoder", texts: list[str]) -> "Array":
+    """The vectors of the plain library on the same device and in the same number type."""
+    from sentence_transformers import SentenceTransformer
+
+    backbone = encoder.model.backbone
+    plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
+    return np.asarray(plain.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32)
+
+
+def _distance(found: "Array", golden: "Array") -> float:
+    """Largest relative distance of a row, over the rows."""
+    flat, wanted = (array.reshape(len(array), -1).astype(np.float64) for array in (found, golden))
+    return float((np.linalg.norm(flat - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())
+
+
+def _appear(draft: Path, folder: Path) -> None:
+    """Moves a finished draft to its place."""
+    for path in draft.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    if not folder.exists():
+        os.replace(draft, folder)
+        return
+    (folder / CONFIG).unlink(missing_ok=True)
+    for path in sorted(draft.iterdir(), key=lambda p: p.name == CONFIG):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    draft.rmdir()

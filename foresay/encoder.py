@@ -1,0 +1,270 @@
+"""The encoder one uses: texts to embeddings, texts to soft prompts, soft prompts back to text.
+
+In: a checkpoint (folder or hub id) or a `Model` in training. Out: numpy arrays, float32.
+What a reader would get wrong: queries and documents get different prompts. `encode_query` and
+`encode_document` know them; `encode` adds none unless told.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+from transformers import TextIteratorStreamer
+
+from .backbone import Backbone, check_texts, length_batches
+from .errors import InputError
+from .model import Model
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
+OnCut = Literal["warn", "error", "ignore"]
+_SHORTEST_SHARED_PREFIX = 6
+"""Shorter common beginnings are not worth the mask that a cache brings with it."""
+
+
+class Encoder:
+    """Embeds what the backbone would answer, and decodes it.
+
+    Attributes:
+        model: the backbone, the special tokens and the maps.
+        prompts: what stands before a text, by name: `query` and `document`.
+        max_tokens: longest input; longer texts are cut, and `cut` counts them.
+        cut: texts cut so far.
+    """
+
+    def __init__(self, model: Model, *, prompts: dict[str, str] | None = None, max_tokens: int = 512) -> None:
+        """Wraps a model; `Encoder.from_pretrained` loads one.
+
+        Args:
+            model: a trained or training model.
+            prompts: by name; names that are missing mean no prompt.
+            max_tokens: longest input, template and special tokens included.
+        """
+        self.model = model
+        self.prompts = {"query": "", "document": "", **(prompts or {})}
+        self.max_tokens = max_tokens
+        self.cut = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        backbone: Backbone | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a checkpoint.
+
+        Args:
+            path: folder, or hub id.
+            backbone: an already loaded one, to share it; else the one the checkpoint names is loaded.
+            device: `auto`, `cpu`, `cuda`, `mps`; ignored with `backbone`.
+            dtype: `auto` keeps the type the backbone's weights are stored in; ignored with `backbone`.
+            revision: of the checkpoint on the hub.
+
+        Raises:
+            CheckpointError: if the checkpoint is missing, incomplete or damaged.
+            BackboneError: if its backbone is gone or is another model.
+            DeviceError: if the device does not exist here.
+        """
+        from .checkpoint import load  # checkpoint.py makes and verifies encoders, so it imports this file
+
+        return load(path, cls, backbone=backbone, device=device, dtype=dtype, revision=revision)
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.model.dim
+
+    # -- embeddings --------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
+        batch_tokens: int = 8192,
+        on_cut: OnCut = "warn",
+        show_progress_bar: bool = False,
+    ) -> Array:
+        """Embeds texts, one forward pass each.
+
+        Args:
+            texts: one text or many.
+            prompt: put before each text.
+            prompt_name: or the name of one of `prompts`.
+            normalize_embeddings: scale each embedding to length 1.
+            batch_tokens: most padded tokens in one forward pass.
+            on_cut: what to do about texts longer than `max_tokens`; they keep their beginning.
+            show_progress_bar: show one.
+
+        Returns:
+            (texts, dim) float32; (dim,) for a single string.
+
+        Raises:
+            InputError: for texts that are not strings, unknown prompts, and cut texts on request.
+        """
+        rows = self._rows(texts, prompt, prompt_name, on_cut)
+        embeddings = np.empty((len(rows), self.dim), np.float32)
+        weight, bias = (tensor.detach() for tensor in self.model.fused_map())
+        for batch, hidden in self._hidden(rows, batch_tokens, show_progress_bar):
+            embedding = hidden.float().mean(dim=1) @ weight.T + bias
+            if normalize_embeddings:
+                embedding = torch.nn.functional.normalize(embedding, dim=-1)
+            embeddings[batch] = embedding.cpu().numpy()
+        single: Array = embeddings[0] if isinstance(texts, str) else embeddings
+        return single
+
+    def encode_query(self, texts: str | Sequence[str], **options: object) -> Array:
+        """`encode` with the checkpoint's query prompt."""
+        return self.encode(texts, prompt_name="query", **options)  # type: ignore[arg-type]
+
+    def encode_document(self, texts: str | Sequence[str], **options: object) -> Array:
+        """`encode` with the checkpoint's document prompt."""
+        return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
+
+    @staticmethod
+    def similarity(left: Array, right: Array) -> Array:
+        """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right)."""
+        a, b = (np.atleast_2d(np.asarray(side, np.float32)) for side in (left, right))
+        a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b))
+        return np.asarray(a @ b.T)
+
+    # -- soft prompts and decoding -----------------------------------------------------------------------
+
+    def soft_prompts(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int = 8192,
+        on_cut: OnCut = "warn",
+    ) -> Array:
+        """What the backbone reads to write the answer; see `encode` for the arguments.
+
+        Returns:
+            (texts, compression, hidden) float32; (compression, hidden) for a single string.
+        """
+        rows = self._rows(texts, prompt, prompt_name, on_cut)
+        shape = (len(rows), self.model.compression, self.model.backbone.hidden_size)
+        prompts = np.empty(shape, np.float32)
+        for batch, hidden in self._hidden(rows, batch_tokens):
+            with torch.no_grad():
+                prompts[batch] = self.model.soft_prompt(hidden).cpu().numpy()
+        single: Array = prompts[0] if isinstance(texts, str) else prompts
+        return single
+
+    def decode(
+        self,
+        texts: str | Sequence[str] | None = None,
+        *,
+        soft_prompts: Array | Tensor | None = None,
+        max_new_tokens: int = 256,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Writes out what the embedding of each text stands for.
+
+        Args:
+            texts: one text or many, embedded as queries; or else
+            soft_prompts: (batch, compression, hidden) from `soft_prompts`. Pooled embeddings cannot be decoded.
+            max_new_tokens: longest answer.
+            batch_size: texts decoded together.
+
+        Returns:
+            one answer a text, up to the model's own stop token, greedily.
+
+        Raises:
+            InputError: unless exactly one of texts and soft_prompts is given, of the right shape.
+        """
+        prompts = self._checked_prompts(texts, soft_prompts)
+        answers: list[str] = []
+        for start in range(0, len(prompts), batch_size):
+            ids = self.model.generate(prompts[start : start + batch_size], max_new_tokens)
+            answers += self.model.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return answers
+
+    def decode_stream(self, text: str, *, max_new_tokens: int = 256) -> Iterator[str]:
+        """`decode` for one text, a piece at a time as it is written."""
+        prompts = self._checked_prompts(check_texts(text), None)
+        streamer = TextIteratorStreamer(self.model.backbone.tokenizer, skip_special_tokens=True)
+        failed: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                self.model.generate(prompts, max_new_tokens, streamer=streamer)
+            except BaseException as error:  # handed to the reader below
+                failed.append(error)
+                streamer.end()
+
+        thread = Thread(target=write, daemon=True)
+        thread.start()
+        yield from streamer
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    def _checked_prompts(self, texts: str | Sequence[str] | None, prompts: Array | Tensor | None) -> Tensor:
+        if (texts is None) == (prompts is None):
+            raise InputError("decode takes either texts or soft_prompts; give exactly one of them")
+        if texts is not None:
+            prompts = self.soft_prompts([texts] if isinstance(texts, str) else texts, prompt_name="query")
+        tensor = torch.as_tensor(prompts)
+        tensor = tensor[None] if tensor.ndim == 2 else tensor
+        expected = (self.model.compression, self.model.backbone.hidden_size)
+        if tensor.ndim != 3 or tuple(tensor.shape[1:]) != expected:
+            raise InputError(
+                f"soft_prompts have shape {tuple(tensor.shape)}; expected (batch, {expected[0]}, {expected[1]}) "
+                "from soft_prompts(); a pooled embedding cannot be decoded"
+            )
+        return tensor
+
+    # -- what both share ---------------------------------------------------------------------------------
+
+    def _rows(
+        self, texts: str | Sequence[str], prompt: str | None, prompt_name: str | None, on_cut: OnCut
+    ) -> list[list[int]]:
+        if prompt is not None and prompt_name is not None:
+            raise InputError("give either prompt or prompt_name, not both")
+        if prompt_name is not None and prompt_name not in self.prompts:
+            raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {', '.join(sorted(self.prompts))}")
+        before = prompt if prompt is not None else self.prompts.get(prompt_name or "", "")
+        checked = check_texts(texts)
+        rows, cut = self.model.rows([before + text for text in checked], self.max_tokens)
+        if any(cut):
+            self.cut += sum(cut)
+            message = f"{sum(cut)} of {len(cut)} texts are longer than {self.max_tokens} tokens"
+            if on_cut == "error":
+                raise InputError(f"{message}, first number {cut.index(True)}; shorten them, or pass on_cut='warn'")
+            if on_cut == "warn":
+                logger.warning("%s and were cut; pass on_cut='error' to refuse them", message)
+        return rows
+
+    @torch.no_grad()
+    def _hidden(
+        self, rows: list[list[int]], batch_tokens: int, progress: bool = False
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """States (batch, compression, hidden) of batches of similar length, with the indices of their rows.
+
+        What all rows begin with, a prompt or a template, runs once and its cache serves every batch.
+        """
+        shared = os.path.commonprefix([min(rows), max(rows)]) if len(rows) > 1 else []
+        prefix = self.model.prefill(shared) if len(shared) >= _SHORTEST_SHARED_PREFIX else None
+        skip = len(shared) if prefix is not None else 0
+        lengths = [len(row) + self.model.tokens for row in rows]
+        batches = length_batches(lengths, batch_tokens)
+        for batch in track(batches, "encoding", disable=not progress, transient=True):
+            yield batch, self.model.hidden([rows[i][skip:] for i in batch], prefix)

@@ -1,0 +1,355 @@
+"""Responses and targets to a checkpoint: trains the special tokens and the two maps, nothing else.
+
+In: pairs of query and response with the teacher's vector of each response. Out: a checkpoint folder; under its
+`training/` the figures of each step (`metrics.jsonl`), their curves, and what a killed run resumes from.
+What a reader would get wrong: nothing here is random after the start. The order of the rows is a function of
+the seed and the step, and the frozen backbone has no dropout, so a resumed run is the run that was not killed.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import checkpoint
+from .backbone import Backbone, length_batches
+from .config import TrainConfig
+from .data import read_responses
+from .encoder import Encoder
+from .errors import InputError
+from .journal import write_json
+from .model import Model
+from .teach import Targets
+
+logger = logging.getLogger(__name__)
+
+Figures = dict[str, float]
+Report = Callable[[int, Figures], None]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is learned from, row by row.
+
+    Attributes:
+        queries: bare texts.
+        responses: what the backbone answered.
+        targets: (rows, dim), the teacher's vectors of the responses; may be memory-mapped.
+        origin: what the rows were made from and by, recorded in the checkpoint, compared on resume.
+    """
+
+    queries: Sequence[str]
+    responses: Sequence[str]
+    targets: NDArray[np.float32]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses rows that do not belong together."""
+        if not len(self.queries) == len(self.responses) == len(self.targets):
+            raise InputError(
+                f"{len(self.queries)} queries, {len(self.responses)} responses and {len(self.targets)} targets; "
+                "expected as many of each: make the targets again with foresay teach"
+            )
+        if len(self.queries) < 2:
+            raise InputError(f"{len(self.queries)} pairs; training needs at least 2")
+
+    @classmethod
+    def load(cls, responses: Path, targets: Path) -> "Pairs":
+        """Reads what `respond` and `teach` wrote, joined row by row.
+
+        Raises:
+            DataError: if a file is missing or unfinished, or the targets are of other responses.
+        """
+        rows, taught = read_responses(responses), Targets.load(targets, responses)
+        made = taught.manifest
+        origin = {"responses": made.responses_sha256, "teacher": made.teacher, "revision": made.revision}
+        return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
+
+
+class Stopped(Exception):
+    """The run was asked to stop, saved its state, and resumes when the same command runs again."""
+
+
+def train(
+    pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig | None = None, report: Report | None = None
+) -> Encoder:
+    """Trains, or goes on where a killed run stopped, and writes the best checkpoint to `output`.
+
+    Args:
+        pairs: queries, responses, targets.
+        backbone: the frozen language model.
+        output: checkpoint folder to make.
+        config: options; those of a run that is resumed must be the same.
+        report: called after each step with the step and its figures.
+
+    Returns:
+        the encoder of the best step by the held-out figures, or of the last where nothing was held out.
+
+    Raises:
+        InputError: if `output` holds a run with other options or data.
+        Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
+    """
+    run = _Run(pairs, backbone, output, config or TrainConfig())
+    run.resume()
+    with _stop_signals() as stopped:
+        while run.step < run.config.steps:
+            figures = run.one_step()
+            last, stop = run.step == run.config.steps, stopped()
+            if last or stop or run.step % run.config.evaluate_every == 0:
+                figures |= run.evaluate()
+                run.log(figures)
+                run.save(figures)
+            else:
+                run.log(figures)
+            if report:
+                report(run.step, figures)
+            if stop and not last:
+                raise Stopped(f"stopped and saved at step {run.step}; the same command goes on from there")
+    return run.finish()
+
+
+def gradient(
+    model: Model, queries: list[list[int]], responses: list[list[int]], targets: Tensor, config: TrainConfig
+) -> Figures:
+    """Adds the gradient of one batch to the trained weights, however many forward passes it takes.
+
+    Both losses are sums divided by the whole batch's counts, so the cut into passes changes nothing. The
+    queries run in groups that fit `micro_batch_tokens`. Within a group, the soft prompts of all rows are made
+    first; the reconstruction then runs over passes of its own, sorted by response length, each adding to the
+    gradient of the soft prompts; one backward pass through the special tokens ends it.
+
+    Args:
+        model: receives the gradients.
+        queries: token ids inside the template, without special tokens.
+        responses: token ids, end token included.
+        targets: (batch, dim) float32.
+        config: weights and limits.
+
+    Returns:
+        alignment (mean squared error), reconstruction (nats a token) and their weighted sum.
+    """
+    count, tokens = len(queries), sum(map(len, responses))
+    least = 512 if targets.device.type == "cpu" else 8192
+    totals = {"alignment": 0.0, "reconstruction": 0.0}
+    for group in length_batches([len(row) + model.tokens for row in queries], config.micro_batch_tokens):
+        parts = length_batches([len(queries[i]) for i in group], config.micro_batch_tokens, least)
+        order = [group[i] for part in parts for i in part]
+        hidden = torch.cat([model.hidden_split([queries[group[i]] for i in part]) for part in parts])
+        soft_prompt = model.soft_prompt(hidden)
+        alignment = model.alignment_loss(model.embedding(soft_prompt), targets[order]) / count
+        totals["alignment"] += float(alignment.detach())
+        losses, gradients = [alignment * config.alignment_weight], [None]
+        if config.reconstruction_weight:
+            leaf = soft_prompt.detach().requires_grad_()
+            lengths = [len(responses[i]) + model.compression for i in order]
+            for part in length_batches(lengths, config.micro_batch_tokens, least):
+                loss = model.reconstruction_loss(leaf[part], [responses[order[i]] for i in part]) / tokens
+                (loss * config.reconstruction_weight).backward()  # type: ignore[no-untyped-call]
+                totals["reconstruction"] += float(loss.detach())
+            losses, gradients = [*losses, soft_prompt], [*gradients, leaf.grad]  # type: ignore[list-item]
+        torch.autograd.backward(losses, gradients)  # type: ignore[arg-type]
+    weights = {"alignment": config.alignment_weight, "reconstruction": config.reconstruction_weight}
+    return {"loss": sum(weights[name] * value for name, value in totals.items()), **totals}
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of a step (counted from 0): a linear rise, then a straight line to zero."""
+    end = config.decay_steps or config.steps
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fall = max(0.0, (end - step) / max(1, end - config.warmup_steps))
+    return config.learning_rate * min(rise, fall)
+
+
+def row_order(seed: int, rows: int) -> Iterator[int]:
+    """Endless row numbers: each pass over the data is a new shuffle, which depends on nothing but the seed."""
+    for epoch in range(1 << 62):
+        yield from np.random.default_rng([seed, epoch]).permutation(rows).tolist()
+
+
+def held_out_figures(encoder: Encoder, queries: Sequence[str], targets: NDArray[np.float32]) -> Figures:
+    """Cosine to the own target, and how often it is the nearest of all targets given."""
+    cosine = Encoder.similarity(encoder.encode(queries, on_cut="ignore"), targets)
+    nearest = cosine.argmax(axis=1) == np.arange(len(targets))
+    return {"cosine": float(np.diag(cosine).mean()), "retrieval@1": float(nearest.mean())}
+
+
+class _Run:
+    """One training run: the model, the optimiser, where it is, and its files."""
+
+    def __init__(self, pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig) -> None:
+        self.pairs, self.config, self.output = pairs, config, output
+        self.folder = output / "training"
+        dim = pairs.targets.shape[1]
+        self.model = Model(
+            backbone,
+            thought=config.thought,
+            compression=config.compression,
+            dim=dim,
+            template=config.template,
+            seed=config.seed,
+        )
+        prompts = {"query": config.query_prompt, "document": config.document_prompt}
+        self.encoder = Encoder(self.model, prompts=prompts, max_tokens=config.max_query_tokens)
+        parameters = [weight for weight in self.model.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
+        rows = np.random.default_rng(config.seed).permutation(len(pairs.queries))
+        held = min(config.held_out, len(rows) // 10)
+        self.held, self.rows = np.sort(rows[:held]), np.sort(rows[held:])
+        self.order = row_order(config.seed, len(self.rows))
+        self.step = 0
+        self.best: dict[str, Any] = {}
+
+    # -- one step ----------------------------------------------------------------------------------------
+
+    def one_step(self) -> Figures:
+        """One optimiser step on the next batch."""
+        started, config = time.perf_counter(), self.config
+        batch = [int(self.rows[next(self.order)]) for _ in range(config.batch_size)]
+        queries, _ = self.model.rows([self.pairs.queries[i] for i in batch], config.max_query_tokens)
+        responses = self._responses([self.pairs.responses[i] for i in batch])
+        device = self.model.backbone.device
+        targets = torch.from_numpy(np.array(self.pairs.targets[batch], np.float32)).to(device)
+        figures = gradient(self.model, queries, responses, targets, config)
+        limit = config.clip_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        rate = learning_rate(self.step, config)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        tokens = sum(map(len, queries)) + sum(map(len, responses))
+        seconds = time.perf_counter() - started
+        return {**figures, "gradient_norm": float(norm), "learning_rate": rate, "tokens": tokens, "seconds": seconds}
+
+    def _responses(self, texts: list[str]) -> list[list[int]]:
+        """Token ids with the end token, which only a response that was not cut has."""
+        most, end = self.config.max_response_tokens, self.model.backbone.end_id
+        return [[*row, end][:most] for row in self.model.backbone.tokenize(texts)]
+
+    def evaluate(self) -> Figures:
+        """Figures on the rows kept out of training; none if there are none."""
+        if not len(self.held):
+            return {}
+        queries = [self.pairs.queries[i] for i in self.held]
+        return held_out_figures(self.encoder, queries, np.asarray(self.pairs.targets[self.held]))
+
+    # -- files -------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Goes back to the last state on disk, if there is one of this very run."""
+        states = sorted(self.folder.glob("step-*/state.json"))
+        identity = {"config": asdict(self.config), "pairs": self.pairs.origin, "rows": len(self.pairs.queries)}
+        if not states:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "run.json", identity)
+            return
+        before = json.loads((self.folder / "run.json").read_text())
+        changed = sorted(key for key in _flat(identity) if _flat(identity)[key] != _flat(before).get(key))
+        if changed:
+            raise InputError(
+                f"{self.output} holds a run with another {', '.join(changed)}; "
+                "give the same options to go on with it, or another -o for a new one"
+            )
+        state = json.loads(states[-1].read_text())
+        checkpoint.load_weights(self.model, states[-1].parent)
+        self._load_optimizer(states[-1].parent / "optimizer.safetensors", state["step"])
+        self.step, self.best = state["step"], state["best"]
+        for _ in range(self.step * self.config.batch_size):
+            next(self.order)
+        metrics = self.folder / "metrics.jsonl"
+        kept = [line for line in metrics.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
+        metrics.write_text("".join(kept))
+        logger.info("resuming %s at step %d", self.output, self.step)
+
+    def log(self, figures: Figures) -> None:
+        """Appends one line of figures."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": self.step, **figures}) + "\n")
+
+    def save(self, figures: Figures) -> None:
+        """Writes the state as a folder that is there whole or not at all; keeps the last and the best."""
+        score = (figures.get("retrieval@1", self.step), figures.get("cosine", 0.0))
+        if not self.best or score > tuple(self.best["score"]):
+            self.best = {"step": self.step, "score": list(score), "figures": figures}
+        name = f"step-{self.step:06d}"
+
+        def extra(folder: Path) -> None:
+            save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+            write_json(folder / "state.json", {"step": self.step, "best": self.best})
+
+        checkpoint.save(self.folder / name, self.encoder, self._record(figures), plain=False, extra=extra)
+        for old in self.folder.glob("step-*"):
+            if old.name not in (name, f"step-{self.best['step']:06d}"):
+                shutil.rmtree(old)
+
+    def finish(self) -> Encoder:
+        """Puts the best step into the output folder itself, with the curves."""
+        from .curves import draw_curves  # matplotlib is slow to import
+
+        best = self.folder / f"step-{self.best['step']:06d}"
+        checkpoint.load_weights(self.model, best)
+        draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
+        checkpoint.save(self.output, self.encoder, self._record(self.best["figures"]))
+        return self.encoder
+
+    def _record(self, figures: Figures) -> dict[str, Any]:
+        held = {"held_out_rows": len(self.held), **figures}
+        return {"config": asdict(self.config), "pairs": self.pairs.origin, "step": self.step, "figures": held}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        state = self.optimizer.state
+        named = self.model.named_parameters()
+        return {
+            f"{name}.{moment}": state[weight][moment].contiguous()
+            for name, weight in named
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+
+    def _load_optimizer(self, path: Path, step: int) -> None:
+        tensors = load_file(path, device=str(self.model.backbone.device))
+        for name, weight in self.model.named_parameters():
+            moments = {moment: tensors[f"{name}.{moment}"] for moment in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options under their own last names, for telling what changed."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Lets Ctrl-C and SIGTERM end the current step instead of tearing it; a second Ctrl-C tears it."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,288 @@
+"""Reading queries and responses, and the journal that a kill cannot break."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foresay.data import Query, Reject, Response, content_id, read_queries, read_responses
+from foresay.errors import DataError
+from foresay.journal import Journal, differences, file_hash, read_json, write_json
+
+TEXTS = ["What is a fox?", 'She said "no", twice', "Ça coûte 3 €\u2028日本語 🙂", "<|im_end|> \\n is text"]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """A JSON lines file of the rows."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A CSV or TSV file with a byte order mark, as spreadsheets write it."""
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A Parquet file of the rows."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
+    ".jsonl": write_jsonl,
+    ".json": write_jsonl,
+    ".csv": write_table,
+    ".tsv": write_table,
+    ".parquet": write_parquet,
+}
+
+
+def queries(source: Path, **options: str) -> list[Query]:
+    """The queries of a file that has no bad row."""
+    items = list(read_queries(source, **options))
+    assert not [item for item in items if isinstance(item, Reject)]
+    return [item for item in items if isinstance(item, Query)]
+
+
+# -- reading queries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_format_reads_the_same(tmp_path: Path, ending: str) -> None:
+    """The same rows, with numbers as ids, whatever the file."""
+    path = WRITERS[ending](tmp_path / f"q{ending}", [{"id": i, "query": text} for i, text in enumerate(TEXTS)])
+    assert queries(path) == [Query(str(i), text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("ending", [*WRITERS, ".txt"])
+def test_without_ids_the_text_is_the_id(tmp_path: Path, ending: str) -> None:
+    """Each text once, in any order; a hash of the text stands for it in every format."""
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[3]]
+    path = tmp_path / f"q{ending}"
+    if ending == ".txt":
+        path.write_text("\n\n".join(texts), encoding="utf-8")
+    else:
+        WRITERS[ending](path, [{"query": text} for text in texts])
+    assert queries(path) == [Query(content_id(text), text) for text in (TEXTS[0], TEXTS[1], TEXTS[3])]
+    assert len(content_id(TEXTS[0])) == 16
+
+
+def test_column(tmp_path: Path) -> None:
+    """The first known name is the text's; --column overrules; a miss lists what there is."""
+    path = write_jsonl(tmp_path / "q.jsonl", [{"note": "n", "prompt": "p", "text": "t"}])
+    assert [query.text for query in queries(path)] == ["t"]
+    assert [query.text for query in queries(path, column="note")] == ["n"]
+    with pytest.raises(DataError, match="note, prompt, text; expected 'body'.*--column"):
+        list(read_queries(path, column="body"))
+    with pytest.raises(DataError, match="columns body; expected query or text.*--column"):
+        list(read_queries(write_jsonl(tmp_path / "r.jsonl", [{"body": "b"}])))
+
+
+def test_one_id_with_two_texts_is_refused(tmp_path: Path) -> None:
+    """The same row twice is one row; the same id for something else is a mistake in the data."""
+    row = {"id": "a", "query": "one"}
+    assert queries(write_jsonl(tmp_path / "q.jsonl", [row, row])) == [Query("a", "one")]
+    with pytest.raises(DataError, match="two texts under the id 'a'"):
+        list(read_queries(write_jsonl(tmp_path / "q.jsonl", [row, {"id": "a", "query": "two"}])))
+
+
+def test_bad_rows_are_values(tmp_path: Path) -> None:
+    """A bad row comes out with its line and its reason, and the rows around it are read."""
+    path = tmp_path / "q.jsonl"
+    lines = [
+        b'{"query": "first"}',
+        b'{"query": "torn',
+        b"[1]",
+        b'{"query": null}',
+        b'{"query": 7}',
+        b'{"query": " "}',
+        b'{"query": "\\ud800"}',
+        b'{"query": "\xff"}',
+        b'{"query": "x", "id": [1]}',
+        b"",
+        b'{"query": "last"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    items = list(read_queries(path))
+    assert [item.text for item in items if isinstance(item, Query)] == ["first", "last"]
+    rejects = [item for item in items if isinstance(item, Reject)]
+    assert [reject.line for reject in rejects] == [2, 3, 4, 5, 6, 7, 8, 9]
+    words = ["JSON object", "JSON object", "missing", "int", "empty", "surrogate", "UTF-8", "id is not a string"]
+    assert all(word in reject.reason for word, reject in zip(words, rejects, strict=True))
+    assert rejects[0].row == '{"query": "torn'
+    for reject in rejects:
+        reject.row.encode()  # can be written to any file
+
+
+def test_a_comma_outside_quotes_is_rejected(tmp_path: Path) -> None:
+    """A CSV reader would silently keep `Hello` and drop the rest."""
+    path = tmp_path / "q.csv"
+    path.write_text("id,query\n1,Hello, world\n2,fine\n3\n")
+    items = list(read_queries(path))
+    assert items[1] == Query("2", "fine")
+    assert isinstance(items[0], Reject) and "more cells" in items[0].reason and "world" in items[0].row
+    assert isinstance(items[2], Reject) and "missing" in items[2].reason
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    """No file, an unknown kind, an empty file, and one in which no row can be used."""
+    with pytest.raises(DataError, match=r"there is no .*gone\.jsonl; expected a file ending in \.jsonl"):
+        list(read_queries(tmp_path / "gone.jsonl"))
+    with pytest.raises(DataError, match="expected a file ending in"):
+        list(read_queries(tmp_path))
+    with pytest.raises(DataError, match="holds no row"):
+        list(read_queries(write_jsonl(tmp_path / "q.jsonl", [])))
+    with pytest.raises(DataError, match="no row that can be used .*not a JSON object"):
+        list(read_queries(write_jsonl(tmp_path / "q.jsonl", ["text", "text"])))
+    (tmp_path / "q.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        list(read_queries(tmp_path / "q.parquet"))
+
+
+def test_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name without a known ending is a hub data set, streamed; a failure says what was expected."""
+    asked = {}
+
+    def load_dataset(name: str, **options: object) -> list[dict[str, str]]:
+        asked[name] = options
+        if name == "org/gone":
+            raise FileNotFoundError("no such data set")
+        return [{"prompt": "one"}, {"prompt": ""}]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    query, reject = read_queries("org/name", split="test")
+    assert query == Query(content_id("one"), "one")
+    assert isinstance(reject, Reject) and reject.line == 2
+    assert asked == {"org/name": {"split": "test", "streaming": True}}
+    with pytest.raises(DataError, match="'org/gone', split 'train': no such data set .expected"):
+        list(read_queries("org/gone"))
+
+
+# -- the journal -----------------------------------------------------------------------------------------
+
+
+def test_journal_appends(tmp_path: Path) -> None:
+    """What was appended is there for the next to open it, behind what it appends."""
+    path = tmp_path / "new" / "j.jsonl"
+    for i in range(2):
+        with Journal(path) as journal:
+            assert [row for _, row in journal.rows()] == [{"i": n} for n in range(i)]
+            journal.append([{"i": i}])
+    assert path.read_text() == '{"i": 0}\n{"i": 1}\n'
+
+
+@pytest.mark.parametrize("tail", [b'{"i": 1, "te', b'{"i": 1}', b'{"i"\n', b"\0\0\0\0\n", b'{"i": "\xc3', b"\n"])
+def test_torn_last_line_is_cut_away(tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """However a kill or a power cut left it; and the log says so."""
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"i": 0}\n' + tail)
+    with Journal(path) as journal:
+        journal.append([{"i": 2}])
+    assert path.read_bytes() == b'{"i": 0}\n{"i": 2}\n'
+    assert "torn" in caplog.text
+
+
+def test_torn_only_line(tmp_path: Path) -> None:
+    """A file with nothing but a torn line is an empty file."""
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"i"')
+    with Journal(path) as journal:
+        assert len(journal) == 0
+    assert path.read_bytes() == b""
+
+
+def test_torn_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    """It is damage, not a kill; the file is left as it is."""
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"i": 0}\n{"i"\n{"i": 2}\n')
+    with Journal(path) as journal, pytest.raises(DataError, match="line 2 is not a whole JSON object; delete that"):
+        list(journal.rows())
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_two_writers(tmp_path: Path) -> None:
+    """Another process cannot write at the same time, and can as soon as the first has ended."""
+    pytest.importorskip("fcntl")
+    path = tmp_path / "j.jsonl"
+    code = f"from foresay.journal import *\nwith Journal(Path({str(path)!r})) as j: j.append([{{'i': 1}}])"
+    with Journal(path):
+        with pytest.raises(DataError, match="another process is writing"):
+            Journal(path)
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert other.returncode and "another process is writing" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert path.read_text() == '{"i": 1}\n'
+
+
+# -- JSON files and responses ----------------------------------------------------------------------------
+
+
+def test_write_json_replaces_or_leaves(tmp_path: Path) -> None:
+    """A value that cannot be written leaves the old file whole."""
+    path = tmp_path / "deep" / "m.json"
+    write_json(path, {"a": "日本"})
+    with pytest.raises(TypeError):
+        write_json(path, {"b": object()})
+    assert read_json(path) == {"a": "日本"}
+    write_json(path, {"a": 2})
+    assert [file.name for file in path.parent.iterdir()] == ["m.json"]
+    path.write_text("{")
+    with pytest.raises(DataError, match="missing or damaged"):
+        read_json(path)
+
+
+def test_differences() -> None:
+    """In words, into nested options; another version is no difference."""
+    found = {"backbone": "a", "config": {"seed": 0, "top_p": 1.0}, "version": "1"}
+    assert differences(found, {**found, "version": "2"}) == ""
+    words = differences(found, {"backbone": "b", "config": {"seed": 1, "top_p": 1.0}})
+    assert words == "backbone was 'a' and is now 'b', seed was 0 and is now 1"
+
+
+def test_read_responses(tmp_path: Path) -> None:
+    """What is written comes back; a file from elsewhere need not say how a response ended."""
+    rows = [{"id": "a", "query": "q", "response": "r", "finish": "length"}, {"id": "b", "query": "q", "response": "s"}]
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    assert read_responses(path) == [Response("a", "q", "r", "length"), Response("b", "q", "s", "stop")]
+    before = file_hash(path)
+    write_jsonl(path, [*rows, {"id": "c", "query": "q", "response": "t"}])
+    assert len(before) == 64 and file_hash(path) != before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "a", "query": "q", "response": "r"}', "line 2: the id 'a' was used before"),
+        ('{"id": "b", "query": "q"}', "line 2: response is missing"),
+        ('{"id": ["b"], "query": "q", "response": "r"}', "line 2: id is not a string"),
+        ('{"id": "b", "query": "q", "response": "r", "finish": "tired"}', "line 2: finish is 'tired'"),
+        ('{"id": "b", "que', "line 2 is not a whole JSON object"),
+    ],
+)
+def test_read_responses_is_strict(tmp_path: Path, line: str, message: str) -> None:
+    """A broken row is named by its line."""
+    path = write_jsonl(tmp_path / "r.jsonl", [{"id": "a", "query": "q", "response": "r"}])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=message):
+        read_responses(path)
+
+
+def test_no_responses(tmp_path: Path) -> None:
+    """The error holds the command."""
+    with pytest.raises(DataError, match="write it with: foresay respond QUERIES -m BACKBONE -o .*gone.jsonl"):
+        read_responses(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match="holds no response"):
+        read_responses(write_jsonl(tmp_path / "r.jsonl", []))
