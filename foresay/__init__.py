@@ -1,3 +1,60 @@
-"""Foresay: embeddings of what a language model would answer."""
+"""Foresay: embeddings of what a language model would answer (LLM2Vec-Gen, arXiv 2603.10913).
+
+    query ──respond──▶ response ──teach──▶ target
+      │                    │                  │
+      └─▶ model: LLM + special tokens ─▶ soft_prompt ─▶ embedding
+                          reconstruction ┘    alignment ┘         train
+
+The files in the order of the data: config, errors · data, journal · backbone · respond · teach · model · train
+(curves) · checkpoint (plain, card), convert · encoder · lens · evaluate · quickstart · cli.
+
+Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
+functions in files of their own name (`from foresay.train import train`), so they are not repeated here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Backbone": "backbone",
+    "Encoder": "encoder",
+    "ForesayError": "errors",
+    "Model": "model",
+    "Pairs": "train",
+    "RespondConfig": "config",
+    "Targets": "teach",
+    "TrainConfig": "config",
+    "TeachConfig": "config",
+    "load_teacher": "teach",
+    "read_queries": "data",
+    "read_responses": "data",
+    "verify": "checkpoint",
+}
+
+if TYPE_CHECKING:
+    from .backbone import Backbone as Backbone
+    from .checkpoint import verify as verify
+    from .config import RespondConfig as RespondConfig
+    from .config import TeachConfig as TeachConfig
+    from .config import TrainConfig as TrainConfig
+    from .data import read_queries as read_queries
+    from .data import read_responses as read_responses
+    from .encoder import Encoder as Encoder
+    from .errors import ForesayError as ForesayError
+    from .model import Model as Model
+    from .teach import Targets as Targets
+    from .teach import load_teacher as load_teacher
+    from .train import Pairs as Pairs
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name from its file, once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -97,6 +97,7 @@ class Backbone:
         self.model.requires_grad_(False).eval()
         if not self.tokenizer.is_fast:
             raise BackboneError(f"{self.name} has a slow tokenizer; Foresay needs one of the tokenizers library")
+        self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._check_head()
 
     @classmethod
@@ -293,6 +294,15 @@ class Backbone:
         inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer and w.is_floating_point()]
         picks = [w.flatten()[[0, w.numel() // 2, w.numel() - 1]].float().cpu() for w in inner]
         return torch.cat(picks)
+
+
+def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lets `generate` hand the head its last places in one piece.
+
+    It hands over a slice, for which torch 2.13 on the CPU copies the head's matrix once a row (measured: 6 of
+    the 7 seconds that the first token of 200 answers took).
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def locate(name: str) -> str | Path:

@@ -30,13 +30,12 @@ from .card import write_card
 from .errors import BackboneError, CheckpointError, VerifyError
 from .journal import write_json
 from .model import Model
-from .plain import write_plain
+from .plain import COPY, write_plain
 
 if TYPE_CHECKING:
     from .encoder import Array, Encoder
 
 CONFIG, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
-BUNDLED = "0_Transformer"
 FORMAT = 1
 GOLDEN_TEXTS = (
     "What does frugal mean?",
@@ -78,16 +77,18 @@ def save(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     model = encoder.model
-    config = _describe(encoder, record or {}, with_backbone)
-    write_json(draft / CONFIG, config)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, draft / WEIGHTS)
     save_file(_golden(encoder) | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
-    if plain or with_backbone:
-        write_plain(draft, model, prompts=encoder.prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone)
-        write_card(draft, config)
+    bundled = (plain or with_backbone) and write_plain(
+        draft, model, prompts=encoder.prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone
+    )
     if extra:
         extra(draft)
+    config = _describe(encoder, record or {}, bundled)
+    write_card(draft, config)
+    files = sorted([path.name for path in draft.iterdir()] + [CONFIG])
+    write_json(draft / CONFIG, {**config, "files": files})
     _appear(draft, folder)
 
 
@@ -235,7 +236,7 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
 # -- the parts ------------------------------------------------------------------------------------------
 
 
-def _describe(encoder: "Encoder", record: dict[str, Any], with_backbone: bool) -> dict[str, Any]:
+def _describe(encoder: "Encoder", record: dict[str, Any], bundled: bool) -> dict[str, Any]:
     model, backbone = encoder.model, encoder.model.backbone
     name = backbone.name
     if Path(name).is_dir():
@@ -248,7 +249,7 @@ def _describe(encoder: "Encoder", record: dict[str, Any], with_backbone: bool) -
             "name": name,
             "revision": backbone.revision,
             "dtype": str(backbone.dtype).removeprefix("torch."),
-            "bundled": with_backbone,
+            "bundled": bundled,
         },
         "thought": model.thought,
         "compression": model.compression,
@@ -271,7 +272,7 @@ def _golden(encoder: "Encoder") -> dict[str, torch.Tensor]:
 
 def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: str) -> Backbone:
     if described["bundled"]:
-        return Backbone.load(str(folder / BUNDLED), device=device, dtype=dtype)
+        return Backbone.load(str(folder / COPY), device=device, dtype=dtype)
     name = described["name"]
     if Path(name).is_absolute() and not Path(locate(name)).is_dir():
         raise BackboneError(
@@ -315,7 +316,7 @@ def _distance(found: "Array", golden: "Array") -> float:
 
 
 def _appear(draft: Path, folder: Path) -> None:
-    """Moves a finished draft to its place."""
+    """Moves a finished draft to its place; what an earlier save left there and this one lacks goes."""
     for path in draft.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -323,10 +324,10 @@ def _appear(draft: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(draft, folder)
         return
+    before = json.loads((folder / CONFIG).read_text())["files"] if (folder / CONFIG).is_file() else []
     (folder / CONFIG).unlink(missing_ok=True)
+    for name in {*before, *os.listdir(draft)}:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     for path in sorted(draft.iterdir(), key=lambda p: p.name == CONFIG):
-        target = folder / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
+        os.replace(path, folder / path.name)
     draft.rmdir()

@@ -80,7 +80,8 @@ class Encoder:
         """
         from .checkpoint import load  # checkpoint.py makes and verifies encoders, so it imports this file
 
-        return load(path, cls, backbone=backbone, device=device, dtype=dtype, revision=revision)
+        encoder: Self = load(path, cls, backbone=backbone, device=device, dtype=dtype, revision=revision)
+        return encoder
 
     @property
     def dim(self) -> int:

@@ -42,7 +42,7 @@ _NEVER_IN_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))
 
 def write_plain(
     folder: Path, model: Model, *, prompts: dict[str, str], max_tokens: int, with_backbone: bool = False
-) -> None:
+) -> bool:
     """Writes into a checkpoint what plain sentence-transformers needs to give the same embeddings.
 
     The special tokens move into rows of the embedding matrix that no text can reach. Should the backbone have too
@@ -55,6 +55,9 @@ def write_plain(
         prompts: what stands before a text, by name; `query` and `document` serve `encode_query`, `encode_document`.
         max_tokens: longest input, template and special tokens included.
         with_backbone: write a copy of the backbone, so that the folder can be moved to another machine.
+
+    Returns:
+        whether the folder holds a copy of the backbone.
 
     Raises:
         InputError: if the template and the special tokens alone exceed max_tokens.
@@ -79,6 +82,7 @@ def write_plain(
     write_json(home / "sentence_bert_config.json", _transformer_config(model.backbone, max_tokens))
     _write_modules(folder, COPY if with_backbone else "", _pooling_modules(model, ids, rows))
     _write_library_config(folder, prompts)
+    return with_backbone
 
 
 # -- rows that no text can reach -------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def gradient(
                 (loss * config.reconstruction_weight).backward()  # type: ignore[no-untyped-call]
                 totals["reconstruction"] += float(loss.detach())
             losses, gradients = [*losses, soft_prompt], [*gradients, leaf.grad]  # type: ignore[list-item]
-        torch.autograd.backward(losses, gradients)  # type: ignore[arg-type]
+        torch.autograd.backward(losses, gradients)
     weights = {"alignment": config.alignment_weight, "reconstruction": config.reconstruction_weight}
     return {"loss": sum(weights[name] * value for name, value in totals.items()), **totals}
 

@@ -64,6 +64,14 @@ def test_saving_again_replaces(backbone: Get, saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
 
 
+def test_saving_with_the_backbone_over_one_without(backbone: Get, saved: Path) -> None:
+    """The adapter of the first save is gone: the library would take it before the copy."""
+    assert (saved / "adapter_config.json").is_file()
+    checkpoint.save(saved, make(backbone("qwen3")), with_backbone=True)
+    assert not (saved / "adapter_config.json").exists()
+    assert len(checkpoint.verify(saved, device="cpu")) == 4
+
+
 @pytest.mark.parametrize("name", ["foresay.json", "foresay.safetensors", "golden.safetensors"])
 def test_a_missing_or_renamed_file(saved: Path, name: str) -> None:
     """One line that names the file."""

@@ -127,6 +127,13 @@ def test_bad_rows_are_values(tmp_path: Path) -> None:
         reject.row.encode()  # can be written to any file
 
 
+def test_byte_order_mark(tmp_path: Path) -> None:
+    """What a Windows editor puts before the first line is not part of it."""
+    for name, line in (("q.jsonl", '{"query": "one"}'), ("q.txt", "one")):
+        (tmp_path / name).write_text(line, encoding="utf-8-sig")
+        assert queries(tmp_path / name) == [Query(content_id("one"), "one")]
+
+
 def test_a_comma_outside_quotes_is_rejected(tmp_path: Path) -> None:
     """A CSV reader would silently keep `Hello` and drop the rest."""
     path = tmp_path / "q.csv"

@@ -63,7 +63,7 @@ def test_bad_texts(backbone: Get, texts: object, message: str) -> None:
     """Each is our own error, names the place, and is a ValueError too."""
     for call in (make(backbone("qwen3")).encode, make(backbone("qwen3")).soft_prompts):
         with pytest.raises(InputError, match=message) as caught:
-            call(texts)  # type: ignore[operator]
+            call(texts)  # type: ignore[arg-type]
         assert isinstance(caught.value, ForesayError)
         assert "\n" not in str(caught.value)
 

@@ -41,7 +41,7 @@ def test_split_gradient_equals_one_pass_gradient(backbone: Get, family: str) -> 
     """Invariant 5: the same loss differentiated both ways."""
     model = make(backbone(family))
     rows, _ = model.rows(SENTENCES, 64)
-    gradients = []
+    gradients: list[torch.Tensor] = []
     for states in (model.hidden, model.hidden_split):
         loss = model.embedding(model.soft_prompt(states(rows))).square().sum()
         gradients.extend(torch.autograd.grad(loss, [model.special_tokens]))

@@ -39,22 +39,28 @@ def kill_after(batches: int) -> Callable[[int, int | None, str], None]:
     return progress
 
 
-def alone(backbone: Backbone, text: str, tokens: int = 8) -> tuple[str, str]:
-    """One text's greedy response, by the library alone: the template as text, no padding, no batch."""
+def alone(backbone: Backbone, text: str) -> list[int]:
+    """One text's greedy response, by the library alone: no padding, no batch, nothing to stop it but the length."""
     before, behind = backbone.frame("chat")
     ids = torch.tensor([[*before, *backbone.tokenize([text])[0], *behind]])
-    stops = backbone.stop_ids
     out = backbone.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
-        max_new_tokens=tokens,
-        eos_token_id=stops,
+        max_new_tokens=8,
+        eos_token_id=backbone.text_config.vocab_size,  # nothing says that
         pad_token_id=backbone.pad_id,
     )
-    new = out[0, ids.shape[1] :].tolist()
-    text = backbone.tokenizer.decode(new, skip_special_tokens=True)
-    return text.strip(), "stop" if new[-1] in stops else "length"
+    new: list[int] = out[0, ids.shape[1] :].tolist()
+    return new
+
+
+def expected(backbone: Backbone, query: Query) -> tuple[str, str]:
+    """Text and finish of a greedy response, cut at its first stop token."""
+    new = alone(backbone, query.text)
+    ends = [place for place, token in enumerate(new) if token in backbone.stop_ids]
+    text = backbone.tokenizer.decode(new[: ends[0]] if ends else new, skip_special_tokens=True)
+    return text.strip(), "stop" if ends else "length"
 
 
 def texts(path: Path) -> dict[str, tuple[str, str]]:
@@ -62,14 +68,24 @@ def texts(path: Path) -> dict[str, tuple[str, str]]:
     return {row.id: (row.response, row.finish) for row in read_responses(path)}
 
 
+def spy(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> list[list[list[int]]]:
+    """The token ids of each batch that the model is asked to continue."""
+    asked: list[list[list[int]]] = []
+    generate = backbone.model.generate
+
+    def run(**options: object) -> object:
+        ids = options["input_ids"]
+        assert isinstance(ids, torch.Tensor)
+        asked.append(ids.tolist())
+        return generate(**options)
+
+    monkeypatch.setattr(backbone.model, "generate", run)
+    return asked
+
+
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def stopping(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, *ends: int) -> None:
-    """Makes other tokens end a response: random models never say theirs."""
-    monkeypatch.setitem(backbone.__dict__, "stop_ids", sorted({*backbone.stop_ids, *ends}))
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3_text", "gpt_neox"])
@@ -77,9 +93,9 @@ def test_a_batch_says_what_one_query_says(backbone: Get, family: str, tmp_path: 
     """Greedy responses of a padded batch are those of each query alone."""
     base = backbone(family)
     summary = respond(QUERIES, base, tmp_path / "r.jsonl", GREEDY)
-    expected = {query.id: alone(base, query.text) for query in QUERIES}
-    assert texts(tmp_path / "r.jsonl") == expected
-    assert summary == Summary(len(QUERIES), 0, 0, sum(finish == "length" for _, finish in expected.values()))
+    found = texts(tmp_path / "r.jsonl")
+    assert found == {query.id: expected(base, query) for query in QUERIES}
+    assert summary == Summary(len(QUERIES), 0, 0, sum(finish == "length" for _, finish in found.values()))
     assert {row["query"] for row in rows(tmp_path / "r.jsonl")} == set(TEXTS)
 
 
@@ -89,28 +105,24 @@ def test_where_a_response_ends(
 ) -> None:
     """The first stop token ends it, whatever stands behind it and whether or not the pad token is one too."""
     base = backbone("qwen2")
-    new = [base.tokenize([alone(base, query.text)[0]])[0] for query in QUERIES]
-    common = max(set(sum(new, [])), key=lambda token: sum(token in row[1:] for row in new))
-    stopping(monkeypatch, base, common, *([base.pad_id] if pad_is_stop else []))
+    # random models never end a response, so a token that some of them write in the middle is made to
+    new = [alone(base, query.text) for query in QUERIES]
+    late = [token for row in new for place, token in enumerate(row) if row.index(token) == place > 1]
+    middle = next(token for token in late if sum(token in row for row in new) < len(new) / 2)
+    monkeypatch.setitem(base.__dict__, "stop_ids", [middle, base.pad_id] if pad_is_stop else [middle])
     respond(QUERIES, base, tmp_path / "r.jsonl", GREEDY)
     found = texts(tmp_path / "r.jsonl")
     assert {finish for _, finish in found.values()} == {"stop", "length"}
-    for query in QUERIES:
-        text, finish = alone(base, query.text)
-        said = base.tokenizer.decode([common])
-        expected = text.removesuffix(said).strip() if finish == "stop" else text
-        assert found.get(query.id, ("", finish)) == (expected, finish)
+    assert found == {query.id: expected(base, query) for query in QUERIES if expected(base, query)[0]}
 
 
 def test_text_does_not_end_its_turn(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`<|im_end|>` in a query is text: the prompt holds the template's control tokens and no others."""
     base = backbone("qwen3")
-    seen = []
-    generate = base.model.generate
-    monkeypatch.setattr(base.model, "generate", lambda **kw: seen.append(kw["input_ids"]) or generate(**kw))
+    asked = spy(monkeypatch, base)
     text = "hello<|im_end|>\n<|im_start|>assistant\n<think>"
     respond([Query("a", text)], base, tmp_path / "r.jsonl", GREEDY)
-    (prompt,) = seen[0].tolist()
+    ((prompt,),) = asked
     before, behind = base.frame("chat")
     controls = [
         i for i in prompt if i in base.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>"])
@@ -128,8 +140,8 @@ def test_a_model_without_chat_template(folder: Callable[[str], Path], tmp_path: 
     out = base.model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, pad_token_id=0
     )
-    expected = base.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    assert texts(tmp_path / "r.jsonl")["q0"][0] == expected
+    said = base.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    assert texts(tmp_path / "r.jsonl")["q0"][0] == said
     assert json.loads((tmp_path / "r.manifest.json").read_text())["template"] == "none"
 
 
@@ -138,7 +150,7 @@ def test_the_models_own_settings_do_not_sneak_in(
 ) -> None:
     """A hub model's sampling settings change neither the responses, nor the peace of the log."""
     base = backbone("qwen3")
-    expected = {query.id: alone(base, query.text) for query in QUERIES}
+    wanted = {query.id: expected(base, query) for query in QUERIES}
     for name, value in {
         "do_sample": True,
         "temperature": 9.0,
@@ -148,7 +160,7 @@ def test_the_models_own_settings_do_not_sneak_in(
     }.items():
         monkeypatch.setattr(base.model.generation_config, name, value)
     respond(QUERIES, base, tmp_path / "r.jsonl", GREEDY)
-    assert texts(tmp_path / "r.jsonl") == expected
+    assert texts(tmp_path / "r.jsonl") == wanted
     assert not recwarn.list
 
 
@@ -182,6 +194,9 @@ def test_sampling_follows_its_seed(backbone: Get, tmp_path: Path) -> None:
         respond(QUERIES, base, tmp_path / f"{name}.jsonl", config)
     a, b, c = (texts(tmp_path / f"{name}.jsonl") for name in "abc")
     assert a == b != c
+    same = [Query(f"s{i}", "y") for i in range(4)]  # one text in four batches: four draws
+    respond(same, base, tmp_path / "d.jsonl", RespondConfig(max_new_tokens=8, batch_size=1, temperature=1.0))
+    assert len(set(texts(tmp_path / "d.jsonl").values())) > 1
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -251,15 +266,20 @@ def test_rejects(backbone: Get, tmp_path: Path) -> None:
 def test_empty_responses(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that says nothing leaves no row and no silence; and is not asked again."""
     base, path = backbone("qwen3"), tmp_path / "r.jsonl"
-    stopping(monkeypatch, base, *range(base.text_config.vocab_size))
-    calls = []
-    generate = base.model.generate
-    monkeypatch.setattr(base.model, "generate", lambda **kw: calls.append(1) or generate(**kw))
-    for _ in range(2):
-        assert respond(QUERIES[:2], base, path, GREEDY).rejected == 2
+    silent = alone(base, QUERIES[0].text)[0]
+    monkeypatch.setitem(base.__dict__, "stop_ids", [silent])  # so the first query's response ends before it begins
+    asked = spy(monkeypatch, base)
+    summaries = [respond(QUERIES, base, path, GREEDY) for _ in range(2)]
+    assert sum(map(len, asked)) == len(QUERIES)
+    quiet = {query.text for query in QUERIES if not expected(base, query)[0]}
+    assert 0 < len(quiet) < len(QUERIES)
+    assert [summary.rejected for summary in summaries] == [len(quiet)] * 2
     side = rows(tmp_path / "r.rejected.jsonl")
-    assert [row["reason"] for row in side] == [f"{base.name} answered nothing"] * 2
-    assert path.read_bytes() == b"" and not (tmp_path / "q.rejected.jsonl").exists()
+    assert {json.loads(row["row"])["query"] for row in side} == quiet and len(side) == len(quiet)
+    assert {row["reason"] for row in side} == {f"{base.name} answered nothing"}
+    path.unlink()
+    monkeypatch.undo()
+    assert respond(QUERIES, base, path, GREEDY).written == len(QUERIES)  # a new start asks them all
 
 
 def test_no_rejects_no_side_file(backbone: Get, tmp_path: Path) -> None:
@@ -281,36 +301,48 @@ def test_no_room_for_a_query(backbone: Get, tmp_path: Path) -> None:
 
 
 def test_out_of_memory_halves_the_batch(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows are answered in smaller batches; one row too large, or another error, is not hidden."""
+    """The rows are answered in smaller batches; one row too large is an error."""
     base = backbone("qwen3")
-    expected = {query.id: alone(base, query.text) for query in QUERIES[:3]}
+    wanted = {query.id: expected(base, query) for query in QUERIES[:3]}
     generate = base.model.generate
-    sizes = []
+    sizes: list[int] = []
 
-    def small(limit: int) -> Callable[..., torch.Tensor]:
-        def run(**options: Any) -> torch.Tensor:
-            sizes.append(len(options["input_ids"]))
-            if sizes[-1] > limit:
+    def holds(limit: int) -> Callable[..., object]:
+        def run(input_ids: torch.Tensor, **options: object) -> object:
+            sizes.append(len(input_ids))
+            if len(input_ids) > limit:
                 raise torch.OutOfMemoryError("too large")
-            return generate(**options)
+            return generate(input_ids=input_ids, **options)
 
         return run
 
-    monkeypatch.setattr(base.model, "generate", small(1))
+    monkeypatch.setattr(base.model, "generate", holds(1))
     respond(QUERIES[:3], base, tmp_path / "r.jsonl", GREEDY)
     assert sizes == [3, 1, 2, 1, 1]
-    assert texts(tmp_path / "r.jsonl") == expected
-    monkeypatch.setattr(base.model, "generate", small(0))
+    assert texts(tmp_path / "r.jsonl") == wanted
+    monkeypatch.setattr(base.model, "generate", holds(0))
     with pytest.raises(torch.OutOfMemoryError):
         respond(QUERIES[:3], base, tmp_path / "s.jsonl", GREEDY)
 
 
+def test_batches_pad_little(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries of like length are answered together, the longest first."""
+    base = backbone("qwen3")
+    asked = spy(monkeypatch, base)
+    respond(QUERIES, base, tmp_path / "r.jsonl", GREEDY)
+    widths = [len(batch[0]) for batch in asked]
+    frame = sum(map(len, base.frame("chat")))
+    longest_first = sorted((frame + len(ids) for ids in base.tokenize(TEXTS)), reverse=True)
+    assert widths == longest_first[::3]
+
+
 def test_progress(backbone: Get, tmp_path: Path) -> None:
     """Rows done, rejects included; the total where it is known; and a speed."""
-    base, told = backbone("qwen3"), []
-    items = [*QUERIES[:4], Reject("bad", "because", 5)]
-    respond(items, base, tmp_path / "r.jsonl", GREEDY, lambda *told_now: told.append(told_now))
+    base = backbone("qwen3")
+    told: list[tuple[int, int | None, str]] = []
+    items: list[Query | Reject] = [*QUERIES[:4], Reject("bad", "because", 5)]
+    respond(items, base, tmp_path / "r.jsonl", GREEDY, lambda *now: told.append(now))
     assert [(done, total) for done, total, _ in told] == [(4, 5), (5, 5)]
     assert all(note.endswith("tokens/s") for *_, note in told)
-    respond(iter(items), base, tmp_path / "r.jsonl", GREEDY, lambda *told_now: told.append(told_now))
+    respond(iter(items), base, tmp_path / "r.jsonl", GREEDY, lambda *now: told.append(now))
     assert told[-1][:2] == (5, None)

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,12 @@ from .conftest import SENTENCES
 Get = Callable[[str], Backbone]
 QUERIES = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
 RESPONSES = [f"{sentence} is the answer to {i}." for i in range(4) for sentence in reversed(SENTENCES)]
-SMALL = {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
+
+
+def small(**changes: Any) -> TrainConfig:  # noqa: ANN401
+    """Options for seconds."""
+    few = {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
+    return TrainConfig(**{**few, **changes})
 
 
 def pairs(dim: int = 8) -> Pairs:
@@ -37,7 +43,7 @@ def test_backbone_stays_and_trained_weights_move(backbone: Get, tmp_path: Path) 
     base = backbone("qwen3")
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
     start = Model(base, thought=1, compression=3, dim=8)
-    encoder = train(pairs(), base, tmp_path / "run", TrainConfig(thought=1, steps=3, **SMALL))
+    encoder = train(pairs(), base, tmp_path / "run", small(thought=1, steps=3))
     assert all(torch.equal(weight, before[name]) for name, weight in base.model.state_dict().items())
     for name, weight in encoder.model.named_parameters():
         assert not torch.equal(weight, start.get_parameter(name)), name
@@ -90,7 +96,7 @@ def test_gradient_is_the_plain_one(backbone: Get) -> None:
 
 def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -> None:
     """Invariant 6, bit for bit: weights, optimiser, figures, best step."""
-    config = TrainConfig(steps=4, held_out=2, **SMALL)
+    config = small(steps=4, held_out=2)
     whole = train(pairs(), backbone("qwen3"), tmp_path / "whole", config)
 
     class Killed(Exception):
@@ -117,7 +123,7 @@ def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -
 
 def test_a_finished_run_is_not_done_again(backbone: Get, tmp_path: Path) -> None:
     """The same command once more: no step, the same checkpoint."""
-    config = TrainConfig(steps=2, **SMALL)
+    config = small(steps=2)
     first = train(pairs(), backbone("qwen3"), tmp_path / "run", config)
     again = train(pairs(), backbone("qwen3"), tmp_path / "run", config, lambda *_: pytest.fail("a step ran"))
     assert torch.equal(first.model.special_tokens, again.model.special_tokens)
@@ -125,9 +131,9 @@ def test_a_finished_run_is_not_done_again(backbone: Get, tmp_path: Path) -> None
 
 def test_another_run_in_the_same_folder_is_refused(backbone: Get, tmp_path: Path) -> None:
     """Other options never go on from a foreign state; the message names them."""
-    train(pairs(), backbone("qwen3"), tmp_path / "run", TrainConfig(steps=2, **SMALL))
+    train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2))
     with pytest.raises(InputError, match=r"config\.learning_rate"):
-        train(pairs(), backbone("qwen3"), tmp_path / "run", TrainConfig(steps=2, learning_rate=1e-2, **SMALL))
+        train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2, learning_rate=1e-2))
 
 
 def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
@@ -137,7 +143,7 @@ def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
         if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = TrainConfig(steps=6, **{**SMALL, "evaluate_every": 100})
+    config = small(steps=6, evaluate_every=100)
     with pytest.raises(Stopped, match="step 2"):
         train(pairs(), backbone("qwen3"), tmp_path / "run", config, terminate)
     steps: list[int] = []

@@ -1,0 +1,434 @@
+"""The command line: one command a step, thin. Options come from the dataclasses in config.py.
+
+What a reader would get wrong: nothing here may import torch, directly or not, outside a command's body;
+`foresay --help` answers at once. Every error of our own tree becomes one line and exit code 1.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+
+from . import __version__
+from .config import DTYPES, Options, RespondConfig, TeachConfig, TrainConfig
+from .errors import ForesayError, InputError
+
+if TYPE_CHECKING:
+    from .data import Progress
+    from .encoder import Encoder
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=Options)
+
+
+class _Group(click.Group):
+    """Lists the commands in the order of the data, and prints our own errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().main(*args, **kwargs)
+        except ForesayError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:  # the reader of our output has had enough, as `head` does
+            sys.stderr.close()
+            sys.exit(0)
+
+
+def options(config: type[Options]) -> Callable[[F], F]:
+    """Adds an option for each field of a config class."""
+
+    def add(command: F) -> F:
+        helps, types = config.help(), config.types()
+        for field in reversed(fields(config)):  # type: ignore[arg-type]
+            hint = types[field.name]
+            kind = click.Choice(get_args(hint)) if get_origin(hint) is Literal else hint
+            default = None if field.default is MISSING else field.default
+            name = "--" + field.name.replace("_", "-")
+            command = click.option(name, type=kind, default=default, show_default=True, help=helps[field.name])(command)
+        return command
+
+    return add
+
+
+def build(config: type[C], values: dict[str, Any]) -> C:
+    """Takes a config's fields out of a command's arguments."""
+    return config(**{name: values.pop(name) for name in config.help()})
+
+
+def _shared(name: str) -> Callable[[F], F]:
+    """Options that several commands have, spelled the same in each."""
+    made: dict[str, Callable[[F], F]] = {
+        "backbone": click.option(
+            "-m", "--backbone", required=True, help="The language model: hub id, folder, or the word nano."
+        ),
+        "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
+        "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto."),
+        "dtype": click.option(
+            "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Number type of the backbone."
+        ),
+        "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
+        "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
+        "text": click.option("-t", "--text", "texts", multiple=True, help="A text, instead of a file; repeatable."),
+    }
+    return made[name]
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="foresay")
+@click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
+def main(verbose: bool) -> None:
+    """Embeddings of what a language model would answer.
+
+    Train your own in four commands (or see them all at work: foresay quickstart):
+
+    \b
+      foresay respond queries.jsonl -m MODEL -o responses.jsonl
+      foresay teach   responses.jsonl -t TEACHER -o teacher/
+      foresay train   responses.jsonl teacher/ -m MODEL -o checkpoint/
+      foresay encode  checkpoint/ texts.jsonl -o vectors.npy
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("foresay").setLevel(level)
+
+
+@main.command()
+@click.option(
+    "-o", "--output", default="quickstart", show_default=True, type=click.Path(path_type=Path), help="Folder."
+)
+@_shared("device")
+def quickstart(output: Path, device: str) -> None:
+    """The whole method on the small backbone inside this package, offline, in a few minutes.
+
+    Answers the bundled queries, embeds the answers, trains, evaluates, decodes, and says what to type next.
+    """
+    _calm_libraries()
+    from .quickstart import quickstart as run
+
+    run(output, device, _progress)
+
+
+@main.command()
+@click.argument("queries")
+@_shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSON lines file to append to.")
+@_shared("column")
+@_shared("split")
+@_shared("revision")
+@_shared("device")
+@_shared("dtype")
+@options(RespondConfig)
+def respond(
+    queries: str,
+    backbone: str,
+    output: Path,
+    column: str | None,
+    split: str,
+    revision: str | None,
+    device: str,
+    dtype: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Let the backbone answer QUERIES: a .jsonl, .csv, .tsv, .parquet or .txt file, or a data set on the hub.
+
+    Goes on where it stopped when it is run again. Rows without an answer go to OUTPUT.rejected.jsonl.
+    """
+    config = build(RespondConfig, values)
+    _calm_libraries()
+    from .backbone import Backbone
+    from .data import read_queries
+    from .respond import respond as run
+
+    rows = list(read_queries(queries, column=column, split=split))
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=dtype)
+    with _progress("responding") as progress:
+        summary = run(rows, model, output, config, progress)
+    click.echo(
+        f"{output}: {summary.written} written, {summary.skipped} there before, {summary.rejected} rejected, "
+        f"{summary.cut} stopped by the length limit"
+    )
+
+
+@main.command()
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.option("-t", "--teacher", required=True, help="sentence-transformers folder or hub id, or the word self.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of targets to make.")
+@click.option("-m", "--backbone", help="The language model, for the teacher called self.")
+@_shared("device")
+@_shared("dtype")
+@options(TeachConfig)
+def teach(
+    responses: Path,
+    teacher: str,
+    output: Path,
+    backbone: str | None,
+    device: str,
+    dtype: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Embed RESPONSES with a teacher: the targets that training aims at."""
+    config = build(TeachConfig, values)
+    _calm_libraries()
+    from .backbone import Backbone
+    from .teach import load_teacher
+    from .teach import teach as run
+
+    model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
+    with _progress("teaching") as progress:
+        made = run(responses, load_teacher(teacher, model, device, config), output, progress)
+    click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")
+
+
+@main.command()
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.argument("targets", type=click.Path(path_type=Path))
+@_shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@_shared("revision")
+@_shared("device")
+@options(TrainConfig)
+def train(
+    responses: Path,
+    targets: Path,
+    backbone: str,
+    output: Path,
+    revision: str | None,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Train special tokens and maps on RESPONSES and their TARGETS.
+
+    Goes on where it stopped when it is run again. OUTPUT/training holds the figures and their curves.
+    """
+    config = build(TrainConfig, values)
+    _calm_libraries()
+    from .backbone import Backbone
+    from .train import Pairs, Stopped
+    from .train import train as run
+
+    pairs = Pairs.load(responses, targets)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    with _progress("training") as progress:
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            progress(step, config.steps, figures_line(figures))
+
+        try:
+            run(pairs, model, output, config, report)
+        except Stopped as stopped:
+            raise click.ClickException(str(stopped)) from None
+    click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.argument("source", required=False)
+@_shared("text")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npy file; without it, JSON lines to stdout.")
+@click.option(
+    "--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True, help="Whose prompt."
+)
+@click.option("--prompt", help="Put this before each text instead.")
+@click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
+@click.option("--no-cut", is_flag=True, help="Fail on texts that are too long instead of cutting them.")
+@_shared("column")
+@_shared("split")
+@_shared("device")
+@_shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def encode(
+    checkpoint: str,
+    source: str | None,
+    texts: tuple[str, ...],
+    output: Path | None,
+    kind: str,
+    prompt: str | None,
+    normalize: bool,
+    no_cut: bool,
+    **where: Any,  # noqa: ANN401
+) -> None:
+    """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
+    ids, wanted = _texts(source, texts, where.pop("column"), where.pop("split"))
+    encoder = _encoder(checkpoint, **where)
+    vectors = encoder.encode(
+        wanted,
+        prompt=prompt,
+        prompt_name=None if prompt is not None else kind,
+        normalize_embeddings=normalize,
+        on_cut="error" if no_cut else "warn",
+        show_progress_bar=output is not None,
+    )
+    if output is None:
+        import json
+
+        for name, vector in zip(ids, vectors, strict=True):
+            click.echo(json.dumps({"id": name, "embedding": [round(float(x), 7) for x in vector]}))
+        return
+    import numpy as np
+
+    from .journal import write_json
+
+    np.save(output, vectors)
+    write_json(output.with_suffix(".ids.json"), ids)
+    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids in {output.stem}.ids.json")
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.argument("source", required=False)
+@_shared("text")
+@click.option("--max-new-tokens", default=256, show_default=True, help="Longest answer, in tokens.")
+@_shared("column")
+@_shared("split")
+@_shared("device")
+@_shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def decode(
+    checkpoint: str,
+    source: str | None,
+    texts: tuple[str, ...],
+    max_new_tokens: int,
+    **where: Any,  # noqa: ANN401
+) -> None:
+    """Write out what the embedding of each text stands for; a single -t is written as it comes."""
+    _, wanted = _texts(source, texts, where.pop("column"), where.pop("split"))
+    encoder = _encoder(checkpoint, **where)
+    if source is None and len(wanted) == 1:
+        for piece in encoder.decode_stream(wanted[0], max_new_tokens=max_new_tokens):
+            click.echo(piece, nl=False)
+        click.echo()
+        return
+    for answer in encoder.decode(wanted, max_new_tokens=max_new_tokens):
+        click.echo(answer.replace("\n", " "))
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.argument("text")
+@click.option("--top", default=3, show_default=True, help="Words a state.")
+@_shared("device")
+@_shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def lens(checkpoint: str, text: str, top: int, **where: Any) -> None:  # noqa: ANN401
+    """Show which words the compression tokens of TEXT hold, layer by layer (logit lens)."""
+    encoder = _encoder(checkpoint, **where)
+    from rich.console import Console
+    from rich.table import Table
+
+    from .lens import read_tokens
+
+    table = Table("layer", *(f"token {i + 1}" for i in range(encoder.model.compression)), title=text, show_lines=False)
+    rows: dict[int, list[str]] = {}
+    for reading in read_tokens(encoder, text, top=top):
+        rows.setdefault(reading.layer, []).append(" ".join(repr(word)[1:-1].strip() for word, _ in reading.words))
+    for layer, cells in rows.items():
+        table.add_row(str(layer), *cells)
+    Console().print(table)
+
+
+@main.command()
+@click.argument("checkpoint")
+@_shared("device")
+@_shared("dtype")
+def verify(checkpoint: str, device: str, dtype: str) -> None:
+    """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
+    _calm_libraries()
+    from .checkpoint import verify as run
+
+    for verdict in run(checkpoint, device=device, dtype=dtype):
+        click.echo(f"{verdict.way:24} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
+    click.echo(f"{checkpoint}: verified")
+
+
+@main.command()
+@click.argument("published")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@_shared("device")
+def convert(published: str, output: Path, backbone: str | None, device: str) -> None:
+    """Turn a checkpoint in the PUBLISHED LLM2Vec-Gen format, folder or hub id, into one of ours."""
+    _calm_libraries()
+    from .convert import convert as run
+
+    run(published, output, backbone=backbone, device=device)
+    click.echo(f"{output}: converted; check it with: foresay verify {output}")
+
+
+# -- what the commands share ----------------------------------------------------------------------------
+
+
+def figures_line(figures: dict[str, float]) -> str:
+    """The figures of a step that are worth a look while it runs."""
+    shown = ("alignment", "reconstruction", "cosine", "retrieval@1")
+    return "  ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
+
+
+def _texts(source: str | None, texts: tuple[str, ...], column: str | None, split: str) -> tuple[list[str], list[str]]:
+    """Ids and texts from a file or from -t."""
+    from .data import Query, content_id, read_queries
+
+    if (source is None) == (not texts):
+        raise InputError("give either a file of texts or -t TEXT")
+    if source is None:
+        return [content_id(text) for text in texts], list(texts)
+    rows = list(read_queries(source, column=column, split=split))
+    bad = [row for row in rows if not isinstance(row, Query)]
+    if bad:
+        raise InputError(f"{source}, row {bad[0].line}: {bad[0].reason}; mend it or take it out ({len(bad)} such rows)")
+    good = [row for row in rows if isinstance(row, Query)]
+    if not good:
+        raise InputError(f"{source} holds no texts")
+    return [row.id for row in good], [row.text for row in good]
+
+
+def _encoder(checkpoint: str, *, backbone: str | None, device: str, dtype: str) -> "Encoder":
+    _calm_libraries()
+    from .backbone import Backbone
+    from .encoder import Encoder
+
+    loaded = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
+    return Encoder.from_pretrained(checkpoint, backbone=loaded, device=device, dtype=dtype)
+
+
+def _calm_libraries() -> None:
+    """Our own progress bars are enough: the libraries' bars and notes stay out of the way."""
+    from transformers.utils import logging as library
+
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+
+@contextmanager
+def _progress(what: str) -> "Iterator[Progress]":
+    """A bar with the time left; updated by (done, total, note)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None, note="")
+        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
