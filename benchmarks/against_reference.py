@@ -193,9 +193,7 @@ def summarise(measure: Measure, rounds: list[tuple[Result, Result]]) -> Result:
             "seconds_range": [min(seconds), max(seconds)],
             "peak_bytes": median(pair[side]["peak_bytes"] for pair in rounds),
         }
-    ratios = [
-        (theirs["seconds"] / theirs["count"]) / (ours["seconds"] / ours["count"]) for theirs, ours in rounds
-    ]
+    ratios = [(theirs["seconds"] / theirs["count"]) / (ours["seconds"] / ours["count"]) for theirs, ours in rounds]
     memory = [theirs["peak_bytes"] / ours["peak_bytes"] for theirs, ours in rounds]
     return {
         "title": measure.title,
@@ -290,7 +288,9 @@ def markdown(result: Result) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["measures"].values():
-        cells = [f"{row[side]['seconds']:.2f} ({_span(row[side]['seconds_range'])})" for side in ("reference", "foresay")]
+        cells = [
+            f"{row[side]['seconds']:.2f} ({_span(row[side]['seconds_range'])})" for side in ("reference", "foresay")
+        ]
         cells.append(f"{row['ratio']['seconds']:.1f}")
         cells += [f"{row[side]['peak_bytes'] / 1e9:.2f}" for side in ("reference", "foresay")]
         lines.append(f"| {row['title']} | {' | '.join(cells)} | {row['ratio']['peak_bytes']:.1f} |")

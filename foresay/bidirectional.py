@@ -57,10 +57,12 @@ class Bidirectional:
 
     # -- adapters ----------------------------------------------------------------------------------------
 
-    def new_adapter(self, rank: int) -> None:
+    def new_adapter(self, rank: int, seed: int) -> None:
         """Adds a trainable adapter on every linear layer; it changes nothing before it is trained."""
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none")
-        self._inject(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._inject(config)
         for weight in self.trained().values():
             weight.requires_grad_(True)
 
@@ -81,8 +83,13 @@ class Bidirectional:
         if not isinstance(config, LoraConfig):
             raise InputError(f"{folder} is a PEFT adapter of the kind {config.peft_type}; expected LORA")
         config.inference_mode = True
-        self._inject(config)
-        self._fill(tensors, folder)
+        try:
+            self._inject(config)
+            self._fill(tensors)
+        except ValueError as error:  # PEFT's own where no module matches, and ours
+            raise InputError(
+                f"the adapter {folder} does not fit {self.backbone.name}: {error}; name the model it was trained on"
+            ) from error
 
     def save_adapter(self, folder: Path, base: str, revision: str | None) -> None:
         """Writes the last adapter in PEFT's format."""
@@ -119,15 +126,14 @@ class Bidirectional:
             weight.requires_grad_(False)
             weight.data = weight.data.float()
 
-    def _fill(self, tensors: dict[str, Tensor], folder: Path) -> None:
+    def _fill(self, tensors: dict[str, Tensor]) -> None:
         weights = self.trained()
         expected = {name: tuple(weight.shape) for name, weight in weights.items()}
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if expected != found:
-            wrong = sorted(set(expected.items()) ^ set(found.items()))
-            raise InputError(
-                f"the adapter {folder} does not fit {self.backbone.name}: {wrong[0][0]} is missing, unknown or of "
-                "another shape; name the model that it was trained on"
+            name, _ = sorted(set(expected.items()) ^ set(found.items()))[0]
+            raise ValueError(
+                f"{name} is {found.get(name, 'not there')}, expected {expected.get(name, 'no such tensor')}"
             )
         for name, weight in weights.items():
             weight.data.copy_(tensors[name])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from . import __version__
-from .config import DTYPES, Options, RespondConfig, TeachConfig, TrainConfig
+from .config import DTYPES, Options, RespondConfig, TeachConfig, TeacherConfig, TrainConfig
 from .errors import ForesayError, InputError
 
 if TYPE_CHECKING:
@@ -159,8 +159,56 @@ def respond(
 
 
 @main.command()
+@click.argument("backbone")
+@click.argument("texts")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
+@_shared("column")
+@_shared("split")
+@_shared("revision")
+@_shared("device")
+@options(TeacherConfig)
+def teacher(
+    backbone: str,
+    texts: str,
+    output: Path,
+    column: str | None,
+    split: str,
+    revision: str | None,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Make a teacher of BACKBONE with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
+
+    Goes on where it stopped when it is run again. OUTPUT/training holds the figures of each step.
+    """
+    config = build(TeacherConfig, values)
+    _calm_libraries()
+    from .backbone import Backbone
+    from .data import Query, read_queries
+    from .teacher import make_teacher
+    from .train import Stopped
+
+    rows = list(read_queries(texts, column=column, split=split))
+    good = [row.text for row in rows if isinstance(row, Query)]
+    if len(good) < len(rows):
+        click.echo(f"{texts}: {len(rows) - len(good)} rows hold no text and are left out", err=True)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    with _progress("training") as progress:
+        try:
+            make_teacher(good, model, output, config, progress)
+        except Stopped as stopped:
+            raise click.ClickException(str(stopped)) from None
+    click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {output} -o targets")
+
+
+@main.command()
 @click.argument("responses", type=click.Path(path_type=Path))
-@click.option("-t", "--teacher", required=True, help="sentence-transformers folder or hub id, or the word self.")
+@click.option(
+    "-t",
+    "--teacher",
+    required=True,
+    help="sentence-transformers or LLM2Vec model, by folder or hub id; nano-teacher; or the word self.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of targets to make.")
 @click.option("-m", "--backbone", help="The language model, for the teacher called self.")
 @_shared("device")
@@ -308,7 +356,7 @@ def decode(
         click.echo()
         return
     for answer in encoder.decode(wanted, max_new_tokens=max_new_tokens):
-        click.echo(answer.replace("\n", " "))
+        click.echo(" ".join(answer.split()))
 
 
 @main.command()

@@ -13,6 +13,7 @@ from .errors import InputError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Template = Literal["none", "chat"]
+Start = Literal["closed-form", "random"]
 
 
 class Options:
@@ -71,6 +72,41 @@ class RespondConfig(Options):
 
 
 @dataclass(frozen=True)
+class TeacherConfig(Options):
+    """How a teacher is made: masked next-token prediction, then unsupervised SimCSE (LLM2Vec, arXiv 2404.05961).
+
+    Numbers are those of the LLM2Vec authors' training configurations for 7 B models; a small model needs a
+    higher learning rate.
+    """
+
+    mntp_steps: Annotated[int, "Steps of stage 1, masked next-token prediction; 0 leaves it out."] = 1000
+    mntp_batch_size: Annotated[int, "Texts a step of stage 1."] = 32
+    mntp_max_tokens: Annotated[int, "Longer texts are cut in stage 1."] = 512
+    mntp_learning_rate: Annotated[float, "Peak learning rate of AdamW in stage 1."] = 5e-5
+    simcse_steps: Annotated[int, "Steps of stage 2, SimCSE; 0 leaves it out."] = 1000
+    simcse_batch_size: Annotated[int, "Texts a step of stage 2: each one's negatives are all the others."] = 128
+    simcse_max_tokens: Annotated[int, "Longer texts are cut in stage 2."] = 128
+    simcse_learning_rate: Annotated[float, "Peak learning rate of AdamW in stage 2."] = 3e-5
+    micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
+    save_every: Annotated[int, "Steps between two saves of the state that a killed run resumes from."] = 100
+    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    seed: Annotated[int, "Seed of the initial weights, the order of the texts, the blanks and the dropout."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        for name in ("mntp_batch_size", "mntp_max_tokens", "simcse_max_tokens", "micro_batch_tokens", "save_every"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("mntp_steps", "simcse_steps"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _require(self.mntp_steps + self.simcse_steps > 0, "mntp_steps and simcse_steps are both 0; nothing to train")
+        _require(
+            self.simcse_batch_size > 1,
+            f"simcse_batch_size is {self.simcse_batch_size}; expected 2 or more: the other texts are the negatives",
+        )
+
+
+@dataclass(frozen=True)
 class TeachConfig(Options):
     """How the teacher embeds the responses."""
 
@@ -91,6 +127,9 @@ class TrainConfig(Options):
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: nothing, as published, or the chat template."] = "none"
+    start: Annotated[
+        Start, "Where the maps start: ridge regression from the untrained tokens' states to the targets, or random."
+    ] = "closed-form"
     steps: Annotated[int, "Optimiser steps."] = 5000
     batch_size: Annotated[int, "Queries a step."] = 32
     learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4

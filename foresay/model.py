@@ -252,7 +252,7 @@ class Model(nn.Module):
         """
         backbone = self.backbone
         inputs = soft_prompts.to(backbone.device, backbone.dtype)
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0}
         ids: Tensor = backbone.model.generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),

@@ -72,7 +72,7 @@ class SentenceTransformerTeacher:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"cannot load the teacher {name!r}: {reason} (expected a folder or hub id of a sentence-transformers "
-                f"model, or the word {SELF})"
+                f"or LLM2Vec model, or the word {SELF} or nano-teacher)"
             ) from error
         self.name = name
         self.revision: str | None = getattr(getattr(self._model[0], "config", None), "_commit_hash", None)
@@ -132,13 +132,19 @@ class SelfTeacher:
 def load_teacher(
     name: str, backbone: Backbone | None = None, device: str = "auto", config: TeachConfig | None = None
 ) -> Teacher:
-    """The teacher called `name`: a sentence-transformers folder or hub id, or `self`, the backbone.
+    """The teacher called `name`: `self`, the backbone; an LLM2Vec teacher; or any sentence-transformers model.
+
+    An LLM2Vec teacher is a folder that `foresay teacher` made, a published LLM2Vec model by folder or hub id, or
+    the word `nano-teacher`. One of the very backbone that is given shares its weights.
 
     Raises:
         InputError: if it is `self` and there is no backbone, or if there is no such model.
+        BackboneError: if an LLM2Vec teacher's backbone cannot be loaded, or is another one than it was made of.
     """
     if name != SELF:
-        return SentenceTransformerTeacher(name, device, config)
+        from .llm2vec import load  # brings in peft, which the other teachers do without
+
+        return load(name, backbone, device, config) or SentenceTransformerTeacher(name, device, config)
     if backbone is None:
         raise InputError(f"the teacher {SELF!r} is the backbone itself and none was given; add -m BACKBONE")
     return SelfTeacher(backbone, config)

@@ -30,6 +30,7 @@ from .config import TrainConfig
 from .data import read_responses
 from .encoder import Encoder
 from .errors import InputError
+from .fit import fit, start_from
 from .journal import write_json
 from .model import Model
 from .teach import Targets
@@ -250,12 +251,15 @@ class _Run:
     # -- files -------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Goes back to the last state on disk, if there is one of this very run."""
+        """Goes back to the last state on disk, if there is one of this very run; else starts."""
         states = sorted(self.folder.glob("step-*/state.json"))
         identity = {"config": asdict(self.config), "pairs": self.pairs.origin, "rows": len(self.pairs.queries)}
         if not states:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "run.json", identity)
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            if self.config.start == "closed-form":
+                start_from(self.model, fit(self.encoder, self.pairs.queries, self.pairs.targets, self.rows, self.held))
             return
         before = json.loads((self.folder / "run.json").read_text())
         changed = sorted(key for key in _flat(identity) if _flat(identity)[key] != _flat(before).get(key))

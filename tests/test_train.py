@@ -158,7 +158,7 @@ def test_it_overfits_eight_pairs(tmp_path: Path) -> None:
     words = ["cat", "dog", "sun", "moon", "tree", "fish", "king", "bread"]
     responses = [f"The {word} is here." for word in words]
     targets = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
-    config = TrainConfig(steps=50, batch_size=8, learning_rate=1e-2, warmup_steps=10, compression=4)
+    config = TrainConfig(start="random", steps=50, batch_size=8, learning_rate=1e-2, warmup_steps=10, compression=4)
     seen: list[Figures] = []
     encoder = train(Pairs(queries, responses, targets), base, tmp_path / "run", config, lambda _, f: seen.append(f))
     assert seen[-1]["alignment"] < 0.05 * seen[0]["alignment"]

@@ -1,0 +1,56 @@
+"""The card of a teacher: what it is, how to load it, what made it.
+
+In: the contents of its own teacher.json, so that the card cannot say something else than the files. Out: README.md.
+"""
+
+from pathlib import Path
+from typing import Any
+
+_CARD = """\
+---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [foresay, sentence-transformers, feature-extraction, llm2vec, peft, lora]
+{base_model}---
+
+# A teacher made of {backbone}
+
+An unsupervised text embedder: {backbone} reads in both directions, with a LoRA adapter trained on unlabelled
+texts after LLM2Vec ([arXiv 2404.05961](https://arxiv.org/abs/2404.05961)), and the mean of a text's states is its
+vector. Made by `foresay teacher` of [Foresay](https://pypi.org/project/foresay/), to set the targets of
+LLM2Vec-Gen training:
+
+```sh
+foresay teach responses.jsonl -t PATH -o targets/
+```
+
+The same folder in the plain library, same vectors, no remote code (transformers 5.2 or later, peft):
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+```
+
+| | |
+|---|---|
+{facts}
+"""
+
+
+def write_card(folder: Path, about: dict[str, Any]) -> None:
+    """Writes README.md from the contents of teacher.json."""
+    base, training = about["backbone"], about["training"]
+    is_hub_id = not Path(base["name"]).is_absolute() and "/" in base["name"]
+    facts = {
+        "backbone": f"{Path(base['name']).name}, revision {base['revision'] or 'not pinned'}, {base['dtype']}",
+        "texts": f"{training['texts']}, SHA-256 {training['texts_sha256'][:16]}…",
+        **{f"training: {key}": value for key, value in training["config"].items()},
+        "foresay": about["foresay_version"],
+    }
+    text = _CARD.format(
+        backbone=Path(base["name"]).name,
+        base_model=f"base_model: {base['name']}\n" if is_hub_id else "",
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+    )
+    (folder / "README.md").write_text(text)

@@ -1,0 +1,24 @@
+#!/bin/sh
+# The teacher that lies in foresay/nano_teacher: a LoRA adapter that makes the packaged backbone read in both directions.
+#
+#     recipes/nano_teacher.sh TEXTS OUTPUT
+#
+# TEXTS is a .jsonl file with a text a line under the key "text". The packaged teacher was made of 30,000 texts drawn
+# with Python's random.Random(0).sample from the 160,807 plain texts that the backbone itself was trained on, in their
+# order there: English WordNet, The World Factbook, MedQuAD answers, children's stories (StoryWeaver, African
+# Storybook, FairytaleQA), public-domain books, first articles of Wikipedia; the model card of the backbone lists them.
+# Other texts of that kind make a teacher like it. About a quarter of an hour on one CPU core. Run it again after a
+# kill, and it goes on. Behind it, the files of the package are in OUTPUT/packaged.
+set -eu
+texts=$1 output=$2
+
+foresay teacher nano "$texts" -o "$output" --device cpu --dtype float32 --save-every 50 \
+    --mntp-steps 300 --mntp-batch-size 16 --mntp-max-tokens 64 --mntp-learning-rate 1e-3 \
+    --simcse-steps 200 --simcse-batch-size 32 --simcse-max-tokens 32 --simcse-learning-rate 2e-4
+
+# what a package needs, and no path of this machine
+mkdir -p "$output/packaged/adapter"
+cp "$output/teacher.json" "$output/golden.safetensors" "$output/README.md" "$output/packaged"
+cp "$output/adapter/adapter_model.safetensors" "$output/packaged/adapter"
+sed 's|"base_model_name_or_path": ".*"|"base_model_name_or_path": "nano"|' "$output/adapter/adapter_config.json" \
+    > "$output/packaged/adapter/adapter_config.json"

@@ -1,0 +1,134 @@
+"""The command line: help at once, one line an error, and the whole way from queries to decoded answers."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from foresay.cli import main
+
+README = Path(__file__).parents[1] / "README.md"
+COMMANDS = list(main.commands)
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    """Runs a command in this process; returns what it printed."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    """Invariant 11; processor time, and the least of five, since the machine may be busy."""
+    code = "import sys; from foresay.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    check = "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy'"
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_and_is_in_the_readme(command: str) -> None:
+    """Invariant 12, and every option says what it does."""
+    page = run(command, "--help")
+    assert f"foresay {command}" in README.read_text()
+    for parameter in main.commands[command].params:
+        if parameter.param_type_name == "option":
+            assert getattr(parameter, "help", None), parameter.name
+    assert "Usage" in page
+
+
+def test_the_whole_way(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """respond → teach → train → encode, decode, lens, verify, with a tiny random model."""
+    model = folder("qwen3")
+    queries = tmp_path / "queries.csv"
+    queries.write_text("text\n" + "\n".join(f"What is number {i}?" for i in range(12)) + "\n")
+    responses, targets, checkpoint = tmp_path / "responses.jsonl", tmp_path / "teacher", tmp_path / "checkpoint"
+    where = ["--device", "cpu"]
+    assert "12 written" in run("respond", queries, "-m", model, "-o", responses, "--max-new-tokens", 6, *where)
+    assert "0 written, 12 there before" in run(
+        "respond", queries, "-m", model, "-o", responses, "--max-new-tokens", 6, *where
+    )
+    assert "12 vectors of width 32 by" in run("teach", responses, "-t", "self", "-m", model, "-o", targets, *where)
+    few = ["--steps", 4, "--batch-size", 4, "--warmup-steps", 1, "--compression", 3, "--evaluate-every", 2]
+    run("train", responses, targets, "-m", model, "-o", checkpoint, *few, *where)
+    assert (checkpoint / "training" / "curves.png").stat().st_size > 10_000
+    metrics = [json.loads(line) for line in (checkpoint / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    assert {"alignment", "reconstruction", "loss", "learning_rate"} <= metrics[0].keys()
+    assert {"cosine", "retrieval@1"} <= metrics[-1].keys()
+
+    run("encode", checkpoint, queries, "-o", tmp_path / "vectors.npy", *where)
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert vectors.shape == (12, 32)
+    line = json.loads(run("encode", checkpoint, "-t", "What is number 3?", *where))
+    np.testing.assert_allclose(line["embedding"], vectors[3], atol=1e-5)
+    assert line["id"] == json.loads((tmp_path / "vectors.ids.json").read_text())[3]
+    one = run("decode", checkpoint, "-t", "What is number 3?", "--max-new-tokens", 6, *where)
+    many = run("decode", checkpoint, queries, "--max-new-tokens", 6, *where).splitlines()
+    assert len(many) == 12
+    assert one.split() == many[3].split()
+    assert "token 3" in run("lens", checkpoint, "fox", *where)
+    assert "verified" in run("verify", checkpoint, *where)
+
+
+def test_errors_are_one_line_and_exit_1(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """No traceback for what a user can mend; the message says how."""
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text": 7}\n')
+    model = folder("qwen3")
+    cases: list[tuple[list[object], str]] = [
+        (["encode", tmp_path / "nowhere", "-t", "x"], "no such folder"),
+        (["encode", tmp_path, "-t", "x"], "foresay.json"),
+        (["encode", tmp_path], "either a file of texts or -t"),
+        (["encode", tmp_path, empty], "has no row that can be used"),
+        (["encode", tmp_path, bad], "row 2"),
+        (["respond", tmp_path / "no.jsonl", "-m", model, "-o", tmp_path / "r.jsonl"], "no.jsonl"),
+        (["respond", bad, "-m", tmp_path / "no-model", "-o", tmp_path / "r.jsonl"], "cannot load the language model"),
+        (["respond", bad, "-m", model, "-o", tmp_path / "r.jsonl", "--device", "cuda"], "'cuda' is not available"),
+        (["teach", tmp_path / "r.jsonl", "-t", "self", "-o", tmp_path / "t"], "-m BACKBONE"),
+        (["train", tmp_path / "r.jsonl", tmp_path / "t", "-m", model, "-o", tmp_path / "c"], "foresay respond"),
+        (["train", bad, tmp_path / "t", "-m", model, "-o", tmp_path / "c", "--steps", "0"], "expected 1 or more"),
+        (["verify", tmp_path / "nowhere"], "no such folder"),
+        (["convert", tmp_path, "-o", tmp_path / "c"], "run_config.yml"),
+    ]
+    for arguments, message in cases:
+        output = run(*arguments, code=1)
+        last = output.strip().splitlines()[-1]
+        assert last.startswith("error: "), output
+        assert message in last, output
+        assert "Traceback" not in output
+
+
+def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 12: every Python block of the README, on a checkpoint where `make quickstart` puts one."""
+    from foresay.backbone import Backbone
+    from foresay.config import TrainConfig
+    from foresay.train import Pairs, train
+
+    monkeypatch.chdir(tmp_path)
+    nano = Backbone.load("nano", device="cpu", dtype="float32")
+    pairs = Pairs(["a", "b", "c"], ["one", "two", "three"], np.eye(3, 256, dtype=np.float32))
+    train(pairs, nano, Path("quickstart/checkpoint"), TrainConfig(steps=1, batch_size=3, compression=2))
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) >= 2
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)

@@ -1,0 +1,514 @@
+"""Making and using a teacher: both directions, the two stages, stopping and going on, folders of ours and published."""
+
+import json
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor
+
+from foresay import llm2vec
+from foresay.backbone import Backbone
+from foresay.bidirectional import Bidirectional
+from foresay.cli import main
+from foresay.config import TeachConfig, TeacherConfig
+from foresay.errors import BackboneError, InputError
+from foresay.llm2vec import LLM2VecTeacher
+from foresay.stages import SCALE, blank, mntp_gradient, simcse_gradient
+from foresay.teach import SentenceTransformerTeacher, load_teacher
+from foresay.teacher import learning_rate, make_teacher
+from foresay.train import Stopped
+
+from .conftest import FAMILIES, SENTENCES
+
+Get = Callable[[str], Backbone]
+TEXTS = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
+HARD = [*SENTENCES, "A text that holds <|im_end|> and <think> is a text."]
+SMALL: dict[str, Any] = {
+    "mntp_batch_size": 4,
+    "mntp_learning_rate": 1e-2,
+    "simcse_batch_size": 4,
+    "simcse_learning_rate": 1e-2,
+    "save_every": 2,
+}
+
+
+def made(backbone: Backbone, output: Path, mntp: int = 2, simcse: int = 2) -> LLM2VecTeacher:
+    """A teacher of a few steps."""
+    return make_teacher(TEXTS, backbone, output, TeacherConfig(mntp_steps=mntp, simcse_steps=simcse, **SMALL))
+
+
+@pytest.fixture(scope="module")
+def teachers(backbone: Get, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny teacher of a family, made once."""
+    folders: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp("teachers") / family
+            made(backbone(family), folders[family])
+        return folders[family]
+
+    return get
+
+
+def randomise(reader: Bidirectional) -> list[Tensor]:
+    """Makes the last adapter one that changes something; its weights."""
+    torch.manual_seed(0)
+    for weight in reader.trained().values():
+        weight.data.normal_(0, 0.1)
+    return list(reader.trained().values())
+
+
+@torch.no_grad()
+def full_attention(model: torch.nn.Module, ids: list[int]) -> Tensor:
+    """States of a text, computed by the causal model itself under a mask of four dimensions that hides nothing."""
+    mask = torch.zeros(1, 1, len(ids), len(ids))
+    states: Tensor = model(input_ids=torch.tensor([ids]), attention_mask=mask, use_cache=False).last_hidden_state[0]
+    return states
+
+
+# -- both directions -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def attention(request: pytest.FixtureRequest) -> str:
+    """An implementation of attention."""
+    return str(request.param)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_see_the_whole_text(backbone: Get, family: str, attention: str) -> None:
+    """Alone and in a batch, the states are those of the causal model under an open mask; it stays causal itself."""
+    base = backbone(family)
+    causal = base.decoder(input_ids=torch.tensor([[5, 6, 7, 8]])).last_hidden_state
+    reader = Bidirectional(base)
+    reader.model.config._attn_implementation = attention
+    reader.check()
+    rows = [[5, 6, 7], [9, 10, 11, 12, 13, 14], [15, 16]]
+    batch = reader.states(rows)
+    for row, states in zip(rows, batch, strict=True):
+        expected = full_attention(base.decoder, row)
+        torch.testing.assert_close(states[: len(row)], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(reader.states([row])[0], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(base.decoder(input_ids=torch.tensor([[5, 6, 7, 8]])).last_hidden_state, causal)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
+def test_flash_attention(backbone: Get) -> None:
+    """The check at load passes there too."""
+    pytest.importorskip("flash_attn")
+    base = Backbone.load(backbone("qwen3").name, device="cuda", dtype="bfloat16")
+    base.model.set_attn_implementation("flash_attention_2")
+    Bidirectional(base)
+
+
+@torch.no_grad()
+def test_a_sliding_window_looks_both_ways(backbone: Get) -> None:
+    """Within its reach a token sees what comes; beyond it, nothing."""
+    reader = Bidirectional(backbone("mistral"))  # two layers with a window of 8
+    text = list(range(5, 45))
+    near, far = [*text[:5], 99, *text[6:]], [*text[:-1], 99]
+    state, seen, unseen = (reader.states([row])[0, 0] for row in (text, near, far))
+    assert (state - seen).abs().max() > 1e-3
+    assert torch.equal(state, unseen)
+
+
+def test_the_check_fails_where_attention_is_causal(backbone: Get) -> None:
+    """And where padding comes through: both are put back to how they were without our switch."""
+    reader = Bidirectional(backbone("qwen3"))
+    reader.model.config.is_causal = True
+    with pytest.raises(BackboneError, match="keeps causal attention for a text alone"):
+        reader.check()
+    reader.model.config.is_causal = False
+    forward = reader.model.forward
+    reader.model.forward = lambda attention_mask, **inputs: forward(**inputs)
+    with pytest.raises(BackboneError, match="lets padding into its states"):
+        reader.check()
+
+
+def test_the_weights_are_shared(backbone: Get) -> None:
+    """No second copy; the backbone keeps its names, its numbers and its config."""
+    base = backbone("llama")
+    before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
+    reader = Bidirectional(base)
+    reader.new_adapter(4, seed=0)
+    mine = {weight.data_ptr() for weight in reader.model.parameters()}
+    assert all(weight.data_ptr() in mine for weight in base.decoder.parameters())
+    randomise(reader)
+    assert not torch.allclose(reader.mean([[5, 6, 7]]), Bidirectional(base).mean([[5, 6, 7]]))
+    assert before.keys() == base.model.state_dict().keys()
+    assert all(torch.equal(weight, before[name]) for name, weight in base.model.state_dict().items())
+    assert not hasattr(base.model.config, "is_causal")
+    assert not any(weight.requires_grad for weight in base.model.parameters())
+
+
+# -- stage 1 ---------------------------------------------------------------------------------------------
+
+
+def test_blank() -> None:
+    """A fifth of the tokens, never the first, at least one where there is one to take."""
+    rows = [list(range(10, 1010)), [7, 8], [9], []]
+    blanked, places = blank(rows, 3, np.random.default_rng(0))
+    assert 150 < sum(i == 0 for i, _, _ in places) < 250
+    assert [(at, label) for i, at, label in places if i == 1] == [(1, 8)]
+    assert blanked[1:] == [[7, 3], [9], []] and blanked[0][0] == 10
+    for i, at, label in places:
+        assert blanked[i][at] == 3 and rows[i][at] == label
+    assert sum(token == 3 for token in blanked[0]) == sum(i == 0 for i, _, _ in places)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_stage_1_is_cross_entropy_before_the_blanks(backbone: Get, family: str) -> None:
+    """The plain loss with full logits gives the same figure and gradient, however the batch is cut."""
+    base = backbone(family)
+    reader = Bidirectional(base)
+    reader.new_adapter(4, seed=0)
+    weights = randomise(reader)
+    rows, places = blank(base.tokenize(TEXTS[:6]), 3, np.random.default_rng(0))
+    total = torch.zeros(())
+    for i, at, label in places:
+        state = reader.states([rows[i]])[0, at - 1]
+        total = total + torch.nn.functional.cross_entropy(base.logits(state), torch.tensor(label))
+    plain = torch.autograd.grad(total / len(places), weights)
+    nats = float(total.detach()) / len(places)
+    for limit in (1, 40, 10_000):
+        reader.model.zero_grad()
+        assert mntp_gradient(reader, rows, places, limit) == pytest.approx(nats, rel=1e-5)
+        for weight, expected in zip(weights, plain, strict=True):
+            torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=1e-3)
+
+
+# -- stage 2 ---------------------------------------------------------------------------------------------
+
+
+def test_stage_2_is_simcse(backbone: Get) -> None:
+    """Without dropout, the plain loss gives the same figure and gradient, however the batch is cut."""
+    reader = Bidirectional(backbone("llama"))
+    reader.new_adapter(4, seed=0)
+    weights = randomise(reader)
+    rows = reader.backbone.tokenize([f"{'so ' * i}{SENTENCES[1]}" for i in range(6)])
+    vectors = torch.nn.functional.normalize(torch.cat([reader.mean([row]) for row in rows]), dim=-1)
+    loss = torch.nn.functional.cross_entropy(SCALE * vectors @ vectors.T, torch.arange(6))
+    plain = torch.autograd.grad(loss, weights)
+    for limit in (1, 60, 10_000):
+        reader.model.zero_grad()
+        assert simcse_gradient(reader, rows, 0, limit) == pytest.approx(float(loss.detach()), rel=1e-5)
+        for weight, expected in zip(weights, plain, strict=True):
+            torch.testing.assert_close(weight.grad, expected, atol=2e-5, rtol=1e-3)
+
+
+def test_dropout_is_the_same_in_both_passes(backbone: Get) -> None:
+    """Where a batch does not fit, it runs twice; the second time with the dropout of the first."""
+    reader = Bidirectional(backbone("qwen2"))
+    reader.new_adapter(4, seed=0)
+    weights = randomise(reader)
+    reader.set_attention_dropout(0.3)
+    reader.model.train()
+    rows = [list(range(i, i + 10)) for i in range(20, 24)]
+    seen: list[tuple[float, list[Tensor]]] = []
+    for limit in (40, 80, 80):  # one pass a view either way; 2 × 40 tokens fit in 80
+        reader.model.zero_grad()
+        loss = simcse_gradient(reader, rows, len(seen) // 2, limit)
+        seen.append((loss, [weight.grad.clone() for weight in weights if weight.grad is not None]))
+    assert seen[0][0] == seen[1][0] != seen[2][0]
+    for one, other in zip(seen[0][1], seen[1][1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_model_without_dropout_has_no_stage_2(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told before anything is trained."""
+    monkeypatch.setattr(Bidirectional, "set_attention_dropout", lambda *_: None)
+    with pytest.raises(BackboneError, match="no attention dropout.*--simcse-steps 0"):
+        made(backbone("qwen3"), tmp_path / "t", mntp=0)
+
+
+# -- the run ---------------------------------------------------------------------------------------------
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, without the times."""
+    lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize(("mntp", "simcse"), [(12, 0), (0, 12)])
+def test_each_stage_learns(backbone: Get, tmp_path: Path, mntp: int, simcse: int) -> None:
+    """Either alone; its loss falls."""
+    losses = []
+    config = TeacherConfig(mntp_steps=mntp, simcse_steps=simcse, **{**SMALL, "mntp_batch_size": 8})
+    make_teacher(TEXTS, backbone("gpt_neox"), tmp_path / "t", config, lambda *now: losses.append(now))
+    rows = figures(tmp_path / "t")
+    assert {row["stage"] for row in rows} == {"mntp" if mntp else "simcse"}
+    assert np.mean([row["loss"] for row in rows[-4:]]) < 0.9 * np.mean([row["loss"] for row in rows[:4]])
+    assert losses[-1][:2] == (12, 12) and f"loss {rows[-1]['loss']:.3f}" in losses[-1][2]
+
+
+@pytest.mark.parametrize("killed", [3, 5, 7])
+def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> None:
+    """In stage 1, at the start of stage 2 and within it: bit for bit the run that was not killed."""
+    whole = made(backbone("qwen3"), tmp_path / "whole", mntp=4, simcse=4)
+    config = TeacherConfig(mntp_steps=4, simcse_steps=4, **SMALL)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int | None, note: str) -> None:
+        if done == killed:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, kill)
+    torch.manual_seed(99)  # whatever else drew random numbers meanwhile
+    steps: list[int] = []
+    resumed = make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda done, *_: steps.append(done))
+    assert steps == list(range(killed // 2 * 2 + 1, 9))
+    for name, weight in whole.reader.trained().items():
+        assert torch.equal(weight, resumed.reader.trained()[name]), name
+    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+    before = (tmp_path / "killed" / "teacher.json").read_bytes()
+    make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda *_: pytest.fail("a step ran"))
+    assert (tmp_path / "killed" / "teacher.json").read_bytes() == before
+
+
+def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
+    """A polite kill loses no step, and leaves no teacher."""
+
+    def terminate(done: int, total: int | None, note: str) -> None:
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = TeacherConfig(mntp_steps=3, simcse_steps=0, **{**SMALL, "save_every": 100})
+    with pytest.raises(Stopped, match="saved at step 2"):
+        make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t", config, terminate)
+    assert not (tmp_path / "t" / "teacher.json").exists()
+    steps: list[int] = []
+    make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t", config, lambda done, *_: steps.append(done))
+    assert steps == [3]
+
+
+def test_another_run_in_the_same_folder_is_refused(backbone: Get, teachers: Callable[[str], Path]) -> None:
+    """Other options, or other texts."""
+    folder, base = teachers("qwen3"), backbone("qwen3")
+    with pytest.raises(InputError, match="another run: mntp_steps was 2 and is now 1; give the same options"):
+        made(base, folder, mntp=1)
+    config = TeacherConfig(mntp_steps=2, simcse_steps=2, **SMALL)
+    with pytest.raises(InputError, match="texts_sha256 was"):
+        make_teacher([*TEXTS[1:], "other"], base, folder, config)
+
+
+def test_options_that_cannot_work(backbone: Get, tmp_path: Path) -> None:
+    """Said before anything runs."""
+    with pytest.raises(InputError, match="both 0; nothing to train"):
+        TeacherConfig(mntp_steps=0, simcse_steps=0)
+    with pytest.raises(InputError, match="the other texts are the negatives"):
+        TeacherConfig(simcse_batch_size=1)
+    with pytest.raises(InputError, match="1 texts; a teacher needs at least 2"):
+        make_teacher(["one"], backbone("qwen3"), tmp_path / "t")
+
+
+def test_schedule() -> None:
+    """A rise over the first tenth, then a straight fall."""
+    rates = [learning_rate(step, 20, 1.0) for step in range(20)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[-1] == pytest.approx(1 / 18)
+
+
+def test_the_command(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Texts from a file, a teacher in a folder; a row without text is left out and said."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, ""]))
+    options = "--mntp-steps 1 --mntp-batch-size 2 --mntp-max-tokens 8 --simcse-steps 1 --simcse-batch-size 2"
+    more = "--simcse-max-tokens 8 --micro-batch-tokens 16 --save-every 1 --device cpu --dtype float32 --seed 3"
+    command = ["teacher", str(folder("smollm")), str(texts), "-o", str(tmp_path / "t"), *options.split(), *more.split()]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "1 rows hold no text" in result.output and "foresay teach responses.jsonl -t" in result.output
+    assert max(row["tokens"] for row in figures(tmp_path / "t")) <= 16
+    assert load_teacher(str(tmp_path / "t"), device="cpu").dim == 32
+
+
+# -- the folder ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_folder_opens_everywhere(backbone: Get, teachers: Callable[[str], Path], family: str) -> None:
+    """As a teacher over shared weights, as one of its own, and in the plain library: the same vectors."""
+    folder = teachers(family)
+    shared = load_teacher(str(folder), backbone(family), "cpu")
+    own = load_teacher(str(folder), device="cpu", config=TeachConfig(batch_size=2))
+    assert isinstance(shared, LLM2VecTeacher) and isinstance(own, LLM2VecTeacher)
+    assert shared.reader.backbone is backbone(family) is not own.reader.backbone
+    vectors = shared.embed(HARD)
+    assert not np.allclose(vectors, LLM2VecTeacher(Bidirectional(backbone(family)), "untrained").embed(HARD), atol=1e-2)
+    np.testing.assert_allclose(own.embed(HARD), vectors, atol=1e-5)
+    plain = SentenceTransformerTeacher(str(folder), "cpu")
+    np.testing.assert_allclose(plain.embed(HARD), vectors, atol=1e-5)
+    np.testing.assert_allclose(np.stack([shared.embed([text])[0] for text in HARD]), vectors, atol=1e-5)
+    assert (own.dim, own.pooling, own.max_tokens) == (
+        32,
+        "mean",
+        plain.max_tokens - len(own.reader.backbone.leading_ids),
+    )
+    assert own.revision == shared.revision and len(str(own.revision)) == 16
+
+
+def test_half_the_backbone(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """A bfloat16 backbone is trained with float32 weights on top; merging them rounds."""
+    base = Backbone.load(str(folder("qwen3")), device="cpu", dtype="bfloat16")
+    teacher = made(base, tmp_path / "t")
+    assert {weight.dtype for weight in teacher.reader.trained().values()} == {torch.float32}
+    assert teacher.reader.backbone.dtype == torch.bfloat16
+    own = load_teacher(str(tmp_path / "t"), device="cpu")
+    assert own.revision == teacher.revision
+    one, other = teacher.embed(SENTENCES), own.embed(SENTENCES)
+    assert (np.linalg.norm(one - other, axis=1) < 0.05 * np.linalg.norm(one, axis=1)).all()
+
+
+def test_the_folder_says_what_made_it(teachers: Callable[[str], Path]) -> None:
+    """The card, and no pickle."""
+    folder = teachers("llama")
+    card = (folder / "README.md").read_text()
+    assert "A teacher made of llama" in card and "| training: mntp_steps | 2 |" in card
+    assert 'SentenceTransformer("PATH")' in card
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".jsonl", ".safetensors", ".md"}
+
+
+def test_another_backbone_is_refused(
+    folder: Callable[[str], Path], teachers: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Under the right name, by its numbers; of another shape, by its adapter."""
+    copy = tmp_path / "t"
+    shutil.copytree(teachers("qwen3"), copy)
+    about = json.loads((copy / "teacher.json").read_text())
+    about["backbone"]["name"] = str(folder("qwen2"))
+    (copy / "teacher.json").write_text(json.dumps(about))
+    with pytest.raises(BackboneError, match="not the model this"):
+        load_teacher(str(copy), device="cpu")
+    with pytest.raises(InputError, match="does not fit"):
+        Bidirectional(Backbone.load(str(folder("gpt_neox")), device="cpu")).load_adapter(copy / "training/step-000004")
+
+
+def test_a_newer_format_is_refused(teachers: Callable[[str], Path], tmp_path: Path) -> None:
+    """With what repairs it."""
+    shutil.copytree(teachers("qwen3"), tmp_path / "t")
+    path = tmp_path / "t" / "teacher.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(InputError, match="pip install -U foresay"):
+        load_teacher(str(tmp_path / "t"), device="cpu")
+
+
+# -- published models ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A published pair of folders: `X-mntp`, and `X-mntp-unsup-simcse`, whose adapter names the backbone too."""
+
+    def make(family: str) -> Path:
+        for seed, name in enumerate(("X-mntp", "X-mntp-unsup-simcse")):
+            inner = Backbone.load(str(folder(family)), device="cpu").decoder
+            torch.manual_seed(seed)
+            config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules="all-linear")
+            config.init_lora_weights = False  # random: a new adapter would change nothing
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # peft asks the library for an old name
+                model = get_peft_model(inner, config)
+            model.peft_config["default"].base_model_name_or_path = str(folder(family))
+            model.save_pretrained(str(tmp_path / name))
+            (tmp_path / name / "llm2vec_config.json").write_text('{"pooling_mode": "mean", "max_length": 512}')
+        return tmp_path / "X-mntp-unsup-simcse"
+
+    yield make
+
+
+def by_hand(base: Backbone, adapters: list[Path], text: str) -> Tensor:
+    """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean."""
+    for adapter in adapters:
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        for name in (name for name in tensors if "lora_A" in name):
+            place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            weight = base.decoder.get_parameter(f"{place}.weight")
+            weight.data += 2.0 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]  # alpha 8, rank 4
+    lead = base.leading_ids
+    return full_attention(base.decoder, [*lead, *base.tokenize([text])[0]])[len(lead) :].mean(dim=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])
+def test_published_models(published: Callable[[str], Path], backbone: Get, family: str) -> None:
+    """The first adapter below the second, then the mean: as computed by hand; alone, the first is a teacher too."""
+    simcse = published(family)
+    mntp = simcse.with_name("X-mntp")
+    teacher = load_teacher(str(simcse), device="cpu")
+    shared = load_teacher(str(simcse), backbone(family))
+    assert isinstance(teacher, LLM2VecTeacher) and isinstance(shared, LLM2VecTeacher)
+    text = SENTENCES[0]
+    expected = by_hand(Backbone.load(backbone(family).name, device="cpu"), [mntp, simcse], text).numpy()
+    np.testing.assert_allclose(teacher.embed([text])[0], expected, atol=1e-4)
+    np.testing.assert_allclose(shared.embed(SENTENCES)[0], expected, atol=1e-4)
+    expected = by_hand(Backbone.load(backbone(family).name, device="cpu"), [mntp], text).numpy()
+    first = load_teacher(str(mntp), device="cpu")
+    np.testing.assert_allclose(first.embed([text])[0], expected, atol=1e-4)
+    assert first.revision != teacher.revision == shared.revision
+
+
+def test_an_adapter_may_name_the_one_below(published: Callable[[str], Path], tmp_path: Path) -> None:
+    """A chain by `base_model_name_or_path`, whatever the folders are called."""
+    simcse = published("qwen3")
+    expected = load_teacher(str(simcse), device="cpu").embed(SENTENCES)
+    simcse.rename(tmp_path / "mine")
+    path = tmp_path / "mine" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "X-mntp")}))
+    np.testing.assert_array_equal(load_teacher(str(tmp_path / "mine"), device="cpu").embed(SENTENCES), expected)
+
+
+def test_published_models_that_are_not_whole(published: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each is told in a line; a pickle is never opened."""
+    simcse = published("qwen3")
+    mntp = simcse.with_name("X-mntp")
+    config = json.loads((mntp / "adapter_config.json").read_text())
+    (mntp / "adapter_model.safetensors").rename(mntp / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"not a PEFT adapter: .*expected adapter_config.json and adapter_model.safe"):
+        load_teacher(str(mntp), device="cpu")
+    (mntp / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(InputError, match="names no base_model_name_or_path"):
+        load_teacher(str(mntp), device="cpu")
+    ia3 = {
+        "peft_type": "IA3",
+        "base_model_name_or_path": config["base_model_name_or_path"],
+        "target_modules": ["q_proj"],
+    }
+    shutil.copy(simcse / "adapter_model.safetensors", mntp)
+    (mntp / "adapter_config.json").write_text(json.dumps(ia3 | {"feedforward_modules": []}))
+    with pytest.raises(InputError, match="kind .*IA3; expected LORA"):
+        load_teacher(str(mntp), device="cpu")
+    shutil.rmtree(mntp)
+    with pytest.raises(InputError, match="stands on the adapter .*X-mntp, which is not there"):
+        load_teacher(str(simcse), device="cpu")
+
+
+# -- the packaged one ------------------------------------------------------------------------------------
+
+
+def test_the_nano_teacher() -> None:
+    """Small, of the packaged backbone, with no path of a machine in it, and nearer in meaning than in words."""
+    files = [path for path in llm2vec.NANO_TEACHER_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4 << 20
+    assert not any(b"/work" in path.read_bytes() or b"/home" in path.read_bytes() for path in files)
+    teacher = load_teacher(llm2vec.NANO_TEACHER, device="cpu")
+    assert isinstance(teacher, LLM2VecTeacher) and teacher.name == "nano-teacher" and teacher.dim == 256
+    texts = ["Measles is a disease with fever and a rash.", "A child with spots and a high temperature is ill."]
+    vectors = teacher.embed([*texts, "The capital of Chad is N'Djamena."])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > unit[0] @ unit[2] + 0.05
