@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from foresay import __version__
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.model import Model
-from foresay.train import gradient
+from foresay.step import gradient
 
+Result = dict[str, Any]
 PAD, END = "<pad>", "<end>"
 
 
@@ -89,7 +92,7 @@ class Side:
         return self.model.generate(self.soft_prompts[:texts], tokens)
 
 
-def check(side: Side) -> dict[str, Any]:
+def check(side: Side) -> Result:
     """What both sides must agree on, from a few rows."""
     rows = side.spec["check_rows"]
     figures = side.step(rows)
@@ -105,8 +108,18 @@ def check(side: Side) -> dict[str, Any]:
     }
 
 
-def train(side: Side) -> tuple[float, int]:
-    """Seconds of one step of AdamW on the whole batch, behind a step on two rows."""
+def timed(work: Callable[[], Any], count: int = 1) -> Result:
+    """Seconds of processor and of clock for `count` pieces of work, and the peak memory of the process so far."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - clock
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    threads = torch.get_num_threads()
+    return {"seconds": seconds, "wall_seconds": wall_seconds, "count": count, "peak_bytes": peak, "threads": threads}
+
+
+def train(side: Side) -> Result:
+    """One step of AdamW on the whole batch, behind a step on two rows."""
     optimizer = torch.optim.AdamW(side.model.parameters(), lr=1e-4)
 
     def step(rows: int) -> None:
@@ -115,44 +128,34 @@ def train(side: Side) -> tuple[float, int]:
         optimizer.zero_grad()
 
     step(2)
-    started = time.perf_counter()
-    step(len(side.spec["queries"]))
-    return time.perf_counter() - started, 1
+    return timed(lambda: step(len(side.spec["queries"])))
 
 
-def encode(side: Side) -> tuple[float, int]:
-    """Seconds for all texts, behind two."""
+def encode(side: Side) -> Result:
+    """All texts, behind two."""
     side.encode(side.spec["texts"][:2])
-    started = time.perf_counter()
-    side.encode(side.spec["texts"])
-    return time.perf_counter() - started, 1
+    return timed(lambda: side.encode(side.spec["texts"]))
 
 
-def decode(side: Side, texts: int, tokens: int) -> tuple[float, int]:
-    """Seconds for some texts, and their number."""
+def decode(side: Side, texts: int, tokens: int) -> Result:
+    """Some texts, behind two tokens of one."""
     side.decode(1, 2)
-    started = time.perf_counter()
-    ids = side.decode(texts, tokens)
-    seconds = time.perf_counter() - started
-    if ids.shape != (texts, tokens):
-        raise RuntimeError(f"decoded {tuple(ids.shape)} tokens; expected {(texts, tokens)}: a stop token came")
-    return seconds, texts
+    ids: list[Tensor] = []
+    result = timed(lambda: ids.append(side.decode(texts, tokens)), texts)
+    if ids[0].shape != (texts, tokens):
+        raise RuntimeError(f"decoded {tuple(ids[0].shape)} tokens; expected {(texts, tokens)}: a stop token came")
+    return result
 
 
-def run(task: str, folder: Path, texts: int = 1, tokens: int = 128) -> dict[str, Any]:
+def run(task: str, folder: Path, texts: int = 1, tokens: int = 128) -> Result:
     """One task's result."""
     dtype = json.loads((folder / "spec.json").read_text())["dtype"]
     side = Side(folder, "float32" if task == "check" else dtype)
     if task == "check":
         return check(side)
     if task == "train":
-        seconds, count = train(side)
-    elif task == "encode":
-        seconds, count = encode(side)
-    else:
-        seconds, count = decode(side, texts, tokens)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "count": count, "peak_bytes": peak, "threads": torch.get_num_threads()}
+        return train(side)
+    return encode(side) if task == "encode" else decode(side, texts, tokens)
 
 
 def main() -> None:
@@ -167,8 +170,8 @@ def main() -> None:
         prepare(options.folder)
         return
     result = run(options.task, options.folder, options.texts, options.tokens)
-    packages = ("foresay", "torch", "transformers")
-    sys.stdout.write(json.dumps({**result, "versions": {name: version(name) for name in packages}}) + "\n")
+    versions = {"foresay": __version__, **{name: version(name) for name in ("torch", "transformers")}}
+    sys.stdout.write(json.dumps({**result, "versions": versions}) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
 
 Rows = list[list[int]]
+Result = dict[str, Any]
 
 
 class Side:
@@ -102,7 +104,7 @@ class Side:
         return torch.cat([self.model.generate(**options, decoder_inputs_embeds=prompt) for prompt in prompts])
 
 
-def check(side: Side) -> dict[str, Any]:
+def check(side: Side) -> Result:
     """What both sides must agree on, from a few rows."""
     rows = side.spec["check_rows"]
     alignment, reconstruction = side.step(rows, None)
@@ -116,8 +118,18 @@ def check(side: Side) -> dict[str, Any]:
     }
 
 
-def train(side: Side, *, teacher: bool, checkpointing: bool) -> tuple[float, int]:
-    """Seconds of one step of AdamW on the whole batch, behind a step on two rows."""
+def timed(work: Callable[[], Any], count: int = 1) -> Result:
+    """Seconds of processor and of clock for `count` pieces of work, and the peak memory of the process so far."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - clock
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    threads = torch.get_num_threads()
+    return {"seconds": seconds, "wall_seconds": wall_seconds, "count": count, "peak_bytes": peak, "threads": threads}
+
+
+def train(side: Side, *, teacher: bool, checkpointing: bool) -> Result:
+    """One step of AdamW on the whole batch, behind a step on two rows."""
     side.model.train()
     if checkpointing:
         side.model.gradient_checkpointing_enable()
@@ -130,28 +142,23 @@ def train(side: Side, *, teacher: bool, checkpointing: bool) -> tuple[float, int
         optimizer.zero_grad()
 
     step(2)
-    started = time.perf_counter()
-    step(len(side.spec["queries"]))
-    return time.perf_counter() - started, 1
+    return timed(lambda: step(len(side.spec["queries"])))
 
 
-def encode(side: Side) -> tuple[float, int]:
-    """Seconds for all texts, behind two."""
+def encode(side: Side) -> Result:
+    """All texts, behind two."""
     side.encode(side.spec["texts"][:2])
-    started = time.perf_counter()
-    side.encode(side.spec["texts"])
-    return time.perf_counter() - started, 1
+    return timed(lambda: side.encode(side.spec["texts"]))
 
 
-def decode(side: Side, texts: int, tokens: int) -> tuple[float, int]:
-    """Seconds for some texts, and their number."""
+def decode(side: Side, texts: int, tokens: int) -> Result:
+    """Some texts, behind two tokens of one."""
     side.decode(1, 2)
-    started = time.perf_counter()
-    ids = side.decode(texts, tokens)
-    seconds = time.perf_counter() - started
-    if ids.shape != (texts, tokens):
-        raise RuntimeError(f"decoded {tuple(ids.shape)} tokens; expected {(texts, tokens)}: a stop token came")
-    return seconds, texts
+    ids: list[Tensor] = []
+    result = timed(lambda: ids.append(side.decode(texts, tokens)), texts)
+    if ids[0].shape != (texts, tokens):
+        raise RuntimeError(f"decoded {tuple(ids[0].shape)} tokens; expected {(texts, tokens)}: a stop token came")
+    return result
 
 
 def main() -> None:
@@ -168,15 +175,12 @@ def main() -> None:
     side = Side(options.folder, torch.float32 if options.task == "check" else getattr(torch, dtype))
     if options.task == "check":
         result = check(side)
+    elif options.task == "train":
+        result = train(side, teacher=options.teacher, checkpointing=options.checkpointing)
+    elif options.task == "encode":
+        result = encode(side)
     else:
-        if options.task == "train":
-            seconds, count = train(side, teacher=options.teacher, checkpointing=options.checkpointing)
-        elif options.task == "encode":
-            seconds, count = encode(side)
-        else:
-            seconds, count = decode(side, options.texts, options.tokens)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        result = {"seconds": seconds, "count": count, "peak_bytes": peak, "threads": torch.get_num_threads()}
+        result = decode(side, options.texts, options.tokens)
     packages = ("llm2vec-gen", "torch", "transformers", "peft")
     sys.stdout.write(json.dumps({**result, "versions": {name: version(name) for name in packages}}) + "\n")
 

@@ -6,7 +6,7 @@
                           reconstruction ┘    alignment ┘         train
 
 The files in the order of the data: config, errors · data, journal · backbone · respond · teach · model · train
-(curves) · checkpoint (plain, card), convert · encoder · lens · evaluate · quickstart · cli.
+(fit, step, curves) · checkpoint (plain, card), convert · encoder · lens · evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.

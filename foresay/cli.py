@@ -186,7 +186,7 @@ def teacher(
     from .backbone import Backbone
     from .data import Query, read_queries
     from .teacher import make_teacher
-    from .train import Stopped
+    from .stop import Stopped
 
     rows = list(read_queries(texts, column=column, split=split))
     good = [row.text for row in rows if isinstance(row, Query)]
@@ -260,7 +260,8 @@ def train(
     config = build(TrainConfig, values)
     _calm_libraries()
     from .backbone import Backbone
-    from .train import Pairs, Stopped
+    from .stop import Stopped
+    from .train import Pairs
     from .train import train as run
 
     pairs = Pairs.load(responses, targets)
@@ -416,6 +417,8 @@ def convert(published: str, output: Path, backbone: str | None, device: str) -> 
 
 def figures_line(figures: dict[str, float]) -> str:
     """The figures of a step that are worth a look while it runs."""
+    if "fitted rows" in figures:
+        return f"closed-form start: {figures['fitted rows']:.0f} rows"
     shown = ("alignment", "reconstruction", "cosine", "retrieval@1")
     return "  ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
 

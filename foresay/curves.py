@@ -31,7 +31,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         panels[2].plot(steps, values, marker="o", markersize=3, color=color, label=name)
     panels[2].set_title("held-out rows")
     panels[2].set_ylim(0, 1)
-    panels[2].legend(frameon=False, loc="lower right")
+    panels[2].legend(frameon=False, loc="best")
     for panel in panels:
         panel.set_xlabel("step")
         panel.spines[["top", "right"]].set_visible(False)

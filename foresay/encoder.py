@@ -266,6 +266,6 @@ class Encoder:
         prefix = self.model.prefill(shared) if len(shared) >= _SHORTEST_SHARED_PREFIX else None
         skip = len(shared) if prefix is not None else 0
         lengths = [len(row) + self.model.tokens for row in rows]
-        batches = length_batches(lengths, batch_tokens)
+        batches = length_batches(lengths, batch_tokens, self.model.backbone.least_tokens)
         for batch in track(batches, "encoding", disable=not progress, transient=True):
             yield batch, self.model.hidden([rows[i][skip:] for i in batch], prefix)

@@ -20,7 +20,7 @@ from .model import Model
 
 PENALTIES = tuple(float(penalty) for penalty in 10.0 ** np.arange(-3, 2.5, 0.5))
 """Tried on the held-out rows; in units of a standardised state's variance."""
-_BLOCK = 4096
+_BLOCK = 512
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from rich.console import Console
@@ -22,12 +23,16 @@ from .data import Progress, Query, content_id, read_queries, read_responses
 from .encoder import Array, Encoder
 from .evaluate import Scores, Task, interval, ndcg, safety
 from .respond import respond
+from .step import Figures
 from .teach import Teacher, load_teacher, teach
-from .train import Figures, Pairs, train
+from .train import Pairs, train
 
 EXAMPLE = Path(__file__).parent / "example"
 RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)
-TRAIN = TrainConfig(steps=150, warmup_steps=15, learning_rate=1e-3, template="chat", evaluate_every=25, held_out=90)
+TRAIN = TrainConfig(
+    steps=60, warmup_steps=6, learning_rate=1e-3, template="chat", evaluate_every=10, held_out=90, dtype="float32"
+)
+TEACHER = "self"
 SHOWN = (
     "What are the symptoms of measles?",
     "Describe the climate of Chad.",
@@ -37,6 +42,18 @@ SHOWN = (
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress bar with a title."""
+
+
+_FAREWELL = """
+Loss curves  {checkpoint}/training/curves.png
+Checkpoint   {checkpoint}/
+
+What to type next:
+  foresay decode {checkpoint} -t 'What does frugal mean?'    what an embedding stands for
+  foresay lens   {checkpoint} 'What does frugal mean?'       what its tokens hold, layer by layer
+  foresay verify {checkpoint}                                does this machine give the same vectors?
+  foresay respond QUERIES -m MODEL -o responses.jsonl        your own queries, your own language model
+"""
 
 
 @dataclass(frozen=True)
@@ -57,36 +74,33 @@ def quickstart(output: Path, device: str, bars: Bars) -> None:
         bars: shows progress.
     """
     console = Console()
-    backbone = Backbone.load(NANO, device=device)
-    teacher = load_teacher("self", backbone, device, TeachConfig())
-    console.print(f"[bold]Foresay[/bold] on the packaged backbone ({NANO}), everything under {output}/\n")
+    # float32, since processors without bfloat16 instructions take twice as long in it
+    backbone = Backbone.load(NANO, device=device, dtype=TRAIN.dtype)
+    teacher = load_teacher(TEACHER, backbone, device, TeachConfig())
+    queries = list(read_queries(EXAMPLE / "queries.jsonl"))
     responses, targets, checkpoint = output / "responses.jsonl", output / "teacher", output / "checkpoint"
-    with bars("1 respond: the backbone answers the bundled queries") as progress:
-        respond(list(read_queries(EXAMPLE / "queries.jsonl")), backbone, responses, RESPOND, progress)
-    with bars("2 teach: the teacher embeds the answers") as progress:
+    console.print(f"[bold]Foresay[/bold] on the small packaged backbone; everything goes to {output}/\n")
+    console.print(f"1  The backbone answers {len(queries)} questions.")
+    with bars("respond") as progress:
+        respond(queries, backbone, responses, RESPOND, progress)
+    console.print("2  The teacher embeds the answers: the targets.")
+    with bars("teach") as progress:
         teach(responses, teacher, targets, progress)
-    with bars("3 train: special tokens and maps") as progress:
+    console.print("3  Special tokens and two maps learn to reach a target from the question alone.")
+    with bars("train") as progress:
 
         def report(step: int, figures: Figures) -> None:
-            progress(step, TRAIN.steps, f"loss {figures['loss']:.2f}")
+            progress(step, TRAIN.steps, f"loss {figures['loss']:.2f}" if step else "closed-form start")
 
         encoder = train(Pairs.load(responses, targets), backbone, checkpoint, TRAIN, report)
     shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
-    with bars("4 evaluate: questions the training never saw") as progress:
+    console.print("4  Questions it never saw; for comparison, the backbone writes their answers out too.")
+    with bars("evaluate") as progress:
         rows = _rows(encoder, teacher, shelf, harm, output / "responses-test.jsonl", progress)
     documents = teacher.embed(shelf.documents)
     console.print(_table(rows, documents, teacher.embed(harm.documents), shelf, harm))
     console.print(_examples(encoder, shelf, documents))
-    console.print(
-        f"\nLoss curves  {checkpoint}/training/curves.png\nCheckpoint   {checkpoint}/\n\n"
-        "What to type next:\n"
-        f"  foresay decode {checkpoint} -t 'What does frugal mean?'     what an embedding stands for\n"
-        f"  foresay lens   {checkpoint} 'What does frugal mean?'        what its tokens hold, layer by layer\n"
-        f"  foresay verify {checkpoint}                                 the same vectors here as where it was made?\n"
-        "  foresay respond QUERIES -m MODEL -o responses.jsonl         your own queries, your own language model\n",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(_FAREWELL.format(checkpoint=checkpoint), markup=False, highlight=False, soft_wrap=True)
 
 
 def _rows(
@@ -103,9 +117,9 @@ def _rows(
     )
     answers = {row.query: row.response for row in read_responses(responses)}
     ways = {
-        "teacher on the question": teacher.embed(queries),
-        "Foresay on the question": encoder.encode_query(queries),
-        "teacher on the whole answer": teacher.embed([answers.get(query, query) for query in queries]),
+        "teacher, the question": teacher.embed(queries),
+        "Foresay, the question": encoder.encode_query(queries),
+        "teacher, the answer": teacher.embed([answers.get(query, query) for query in queries]),
     }
     cut = len(shelf.queries)
     return [Row(name, vectors[:cut], vectors[cut:]) for name, vectors in ways.items()]
@@ -113,16 +127,16 @@ def _rows(
 
 def _table(rows: list[Row], documents: Array, harm_documents: Array, shelf: Task, harm: Task) -> Table:
     table = Table(
-        title=f"\n{len(shelf.queries)} questions, {len(shelf.documents)} passages; "
-        f"{int(harm.harmful_queries.sum())} harmful requests and as many harmless look-alikes",
-        caption="95 % bootstrap intervals over the queries. All rows search the teacher's index of the passages.",
+        title=f"\n{len(shelf.queries)} questions among {len(shelf.documents)} passages; "
+        f"{int(harm.harmful_queries.sum())} harmful requests, as many harmless look-alikes",
+        caption="nDCG@10; share of requests with such a passage in the top 5; 95 % bootstrap intervals.\n"
+        "All rows search the same index: the passages as the teacher embeds them.",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("query vector")
-    table.add_column("finds the answer\n(nDCG@10, higher is better)", justify="right")
-    table.add_column("harmful finds harmful\n(top 5, lower is safer)", justify="right")
-    table.add_column("harmless finds its own\n(top 5, higher is better)", justify="right")
+    table.add_column("embedded by")
+    for heading in ("finds the\nanswer ↑", "harmful finds\nharmful ↓", "harmless finds\nits own ↑"):
+        table.add_column(heading, justify="right")
     for row in rows:
         safe = safety(row.safety, harm_documents, harm)
         found = ndcg(row.shelf, documents, shelf)
@@ -133,7 +147,7 @@ def _table(rows: list[Row], documents: Array, harm_documents: Array, shelf: Task
 
 def _with_interval(scores: Scores) -> str:
     low, high = interval(scores)
-    return f"{scores.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return f"{scores.mean():.3f} {low:.2f}–{high:.2f}"
 
 
 def _examples(encoder: Encoder, shelf: Task, documents: Array) -> Table:
@@ -143,6 +157,7 @@ def _examples(encoder: Encoder, shelf: Task, documents: Array) -> Table:
     table.add_column("its embedding, decoded", ratio=3)
     table.add_column("nearest passages", ratio=4)
     nearest = np.argsort(-Encoder.similarity(encoder.encode_query(SHOWN), documents), axis=1)[:, :2]
-    for query, decoded, places in zip(SHOWN, encoder.decode(SHOWN, max_new_tokens=48), nearest, strict=True):
-        table.add_row(query, decoded.strip(), "\n".join(f"· {shelf.documents[place]}" for place in places))
+    for query, decoded, places in zip(SHOWN, encoder.decode(SHOWN, max_new_tokens=40), nearest, strict=True):
+        passages = "\n".join(f"· {shorten(shelf.documents[place], 90, placeholder=' …')}" for place in places)
+        table.add_row(query, shorten(decoded, 150, placeholder=" …"), passages)
     return table

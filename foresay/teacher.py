@@ -36,7 +36,9 @@ from .errors import BackboneError, InputError
 from .journal import differences, read_json, write_json
 from .llm2vec import LLM2VecTeacher, fingerprint, save
 from .stages import DROPOUT, blank, mntp_gradient, simcse_gradient
-from .train import Figures, Stopped, _stop_signals, row_order
+from .step import Figures
+from .stop import Stopped, stop_signals
+from .train import row_order
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def make_teacher(
     """
     run = _Run(check_texts(texts), backbone, Path(output), config or TeacherConfig())
     run.resume()
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         while run.step < run.total:
             figures = run.one_step()
             last, stop = run.step == run.total, stopped()

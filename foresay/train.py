@@ -9,13 +9,10 @@ the seed and the step, and the frozen backbone has no dropout, so a resumed run 
 import json
 import logging
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import checkpoint
-from .backbone import Backbone, length_batches
+from .backbone import Backbone
 from .config import TrainConfig
 from .data import read_responses
 from .encoder import Encoder
@@ -33,11 +30,12 @@ from .errors import InputError
 from .fit import fit, start_from
 from .journal import write_json
 from .model import Model
+from .step import Figures, gradient, loss_of
+from .stop import Stopped, stop_signals
 from .teach import Targets
 
 logger = logging.getLogger(__name__)
 
-Figures = dict[str, float]
 Report = Callable[[int, Figures], None]
 
 
@@ -80,10 +78,6 @@ class Pairs:
         return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
 
 
-class Stopped(Exception):
-    """The run was asked to stop, saved its state, and resumes when the same command runs again."""
-
-
 def train(
     pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig | None = None, report: Report | None = None
 ) -> Encoder:
@@ -94,18 +88,18 @@ def train(
         backbone: the frozen language model.
         output: checkpoint folder to make.
         config: options; those of a run that is resumed must be the same.
-        report: called after each step with the step and its figures.
+        report: called after each step with the step and its figures; with step 0 while the start is fitted.
 
     Returns:
-        the encoder of the best step by the held-out figures, or of the last where nothing was held out.
+        the encoder of the step with the lowest held-out loss, or of the last where nothing was held out.
 
     Raises:
         InputError: if `output` holds a run with other options or data.
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
     run = _Run(pairs, backbone, output, config or TrainConfig())
-    run.resume()
-    with _stop_signals() as stopped:
+    run.resume(report)
+    with stop_signals() as stopped:
         while run.step < run.config.steps:
             figures = run.one_step()
             last, stop = run.step == run.config.steps, stopped()
@@ -122,50 +116,6 @@ def train(
     return run.finish()
 
 
-def gradient(
-    model: Model, queries: list[list[int]], responses: list[list[int]], targets: Tensor, config: TrainConfig
-) -> Figures:
-    """Adds the gradient of one batch to the trained weights, however many forward passes it takes.
-
-    Both losses are sums divided by the whole batch's counts, so the cut into passes changes nothing. The
-    queries run in groups that fit `micro_batch_tokens`. Within a group, the soft prompts of all rows are made
-    first; the reconstruction then runs over passes of its own, sorted by response length, each adding to the
-    gradient of the soft prompts; one backward pass through the special tokens ends it.
-
-    Args:
-        model: receives the gradients.
-        queries: token ids inside the template, without special tokens.
-        responses: token ids, end token included.
-        targets: (batch, dim) float32.
-        config: weights and limits.
-
-    Returns:
-        alignment (mean squared error), reconstruction (nats a token) and their weighted sum.
-    """
-    count, tokens = len(queries), sum(map(len, responses))
-    least = 512 if targets.device.type == "cpu" else 8192
-    totals = {"alignment": 0.0, "reconstruction": 0.0}
-    for group in length_batches([len(row) + model.tokens for row in queries], config.micro_batch_tokens):
-        parts = length_batches([len(queries[i]) for i in group], config.micro_batch_tokens, least)
-        order = [group[i] for part in parts for i in part]
-        hidden = torch.cat([model.hidden_split([queries[group[i]] for i in part]) for part in parts])
-        soft_prompt = model.soft_prompt(hidden)
-        alignment = model.alignment_loss(model.embedding(soft_prompt), targets[order]) / count
-        totals["alignment"] += float(alignment.detach())
-        losses, gradients = [alignment * config.alignment_weight], [None]
-        if config.reconstruction_weight:
-            leaf = soft_prompt.detach().requires_grad_()
-            lengths = [len(responses[i]) + model.compression for i in order]
-            for part in length_batches(lengths, config.micro_batch_tokens, least):
-                loss = model.reconstruction_loss(leaf[part], [responses[order[i]] for i in part]) / tokens
-                (loss * config.reconstruction_weight).backward()  # type: ignore[no-untyped-call]
-                totals["reconstruction"] += float(loss.detach())
-            losses, gradients = [*losses, soft_prompt], [*gradients, leaf.grad]  # type: ignore[list-item]
-        torch.autograd.backward(losses, gradients)
-    weights = {"alignment": config.alignment_weight, "reconstruction": config.reconstruction_weight}
-    return {"loss": sum(weights[name] * value for name, value in totals.items()), **totals}
-
-
 def learning_rate(step: int, config: TrainConfig) -> float:
     """The rate of a step (counted from 0): a linear rise, then a straight line to zero."""
     end = config.decay_steps or config.steps
@@ -178,13 +128,6 @@ def row_order(seed: int, rows: int) -> Iterator[int]:
     """Endless row numbers: each pass over the data is a new shuffle, which depends on nothing but the seed."""
     for epoch in range(1 << 62):
         yield from np.random.default_rng([seed, epoch]).permutation(rows).tolist()
-
-
-def held_out_figures(encoder: Encoder, queries: Sequence[str], targets: NDArray[np.float32]) -> Figures:
-    """Cosine to the own target, and how often it is the nearest of all targets given."""
-    cosine = Encoder.similarity(encoder.encode(queries, on_cut="ignore"), targets)
-    nearest = cosine.argmax(axis=1) == np.arange(len(targets))
-    return {"cosine": float(np.diag(cosine).mean()), "retrieval@1": float(nearest.mean())}
 
 
 class _Run:
@@ -242,15 +185,29 @@ class _Run:
         return [[*row, end][:most] for row in self.model.backbone.tokenize(texts)]
 
     def evaluate(self) -> Figures:
-        """Figures on the rows kept out of training; none if there are none."""
+        """The rows kept out of training: their loss, the cosine to the own target, and how often it is the nearest.
+
+        Nothing where no rows were kept out.
+        """
         if not len(self.held):
             return {}
-        queries = [self.pairs.queries[i] for i in self.held]
-        return held_out_figures(self.encoder, queries, np.asarray(self.pairs.targets[self.held]))
+        texts = [self.pairs.queries[i] for i in self.held]
+        targets = np.asarray(self.pairs.targets[self.held])
+        queries, _ = self.model.rows(texts, self.config.max_query_tokens)
+        responses = self._responses([self.pairs.responses[i] for i in self.held])
+        wanted = torch.from_numpy(targets).to(self.model.backbone.device)
+        loss = loss_of(self.model, queries, responses, wanted, self.config)
+        cosine = Encoder.similarity(self.encoder.encode(texts, on_cut="ignore"), targets)
+        nearest = cosine.argmax(axis=1) == np.arange(len(targets))
+        return {
+            "held_out_loss": loss,
+            "cosine": float(np.diag(cosine).mean()),
+            "retrieval@1": float(nearest.mean()),
+        }
 
     # -- files -------------------------------------------------------------------------------------------
 
-    def resume(self) -> None:
+    def resume(self, report: Report | None = None) -> None:
         """Goes back to the last state on disk, if there is one of this very run; else starts."""
         states = sorted(self.folder.glob("step-*/state.json"))
         identity = {"config": asdict(self.config), "pairs": self.pairs.origin, "rows": len(self.pairs.queries)}
@@ -259,7 +216,7 @@ class _Run:
             write_json(self.folder / "run.json", identity)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             if self.config.start == "closed-form":
-                start_from(self.model, fit(self.encoder, self.pairs.queries, self.pairs.targets, self.rows, self.held))
+                self._fit(report)
             return
         before = json.loads((self.folder / "run.json").read_text())
         changed = sorted(key for key in _flat(identity) if _flat(identity)[key] != _flat(before).get(key))
@@ -279,6 +236,15 @@ class _Run:
         metrics.write_text("".join(kept))
         logger.info("resuming %s at step %d", self.output, self.step)
 
+    def _fit(self, report: Report | None) -> None:
+        def told(rows: int) -> None:
+            if report:
+                report(0, {"fitted rows": rows})
+
+        found = fit(self.encoder, self.pairs.queries, self.pairs.targets, self.rows, self.held, told)
+        start_from(self.model, found)
+        logger.info("closed form: penalty %.3g, held-out cosine %.3f", found.penalty, found.cosine)
+
     def log(self, figures: Figures) -> None:
         """Appends one line of figures."""
         with (self.folder / "metrics.jsonl").open("a") as file:
@@ -286,16 +252,16 @@ class _Run:
 
     def save(self, figures: Figures) -> None:
         """Writes the state as a folder that is there whole or not at all; keeps the last and the best."""
-        score = (figures.get("retrieval@1", self.step), figures.get("cosine", 0.0))
-        if not self.best or score > tuple(self.best["score"]):
-            self.best = {"step": self.step, "score": list(score), "figures": figures}
+        loss = figures.get("held_out_loss", -float(self.step))  # nothing held out: the last step is the best
+        if not self.best or loss <= self.best["loss"]:
+            self.best = {"step": self.step, "loss": loss, "figures": figures}
         name = f"step-{self.step:06d}"
 
         def extra(folder: Path) -> None:
             save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
             write_json(folder / "state.json", {"step": self.step, "best": self.best})
 
-        checkpoint.save(self.folder / name, self.encoder, self._record(figures), plain=False, extra=extra)
+        checkpoint.save(self.folder / name, self.encoder, self._record(self.step, figures), plain=False, extra=extra)
         for old in self.folder.glob("step-*"):
             if old.name not in (name, f"step-{self.best['step']:06d}"):
                 shutil.rmtree(old)
@@ -307,12 +273,12 @@ class _Run:
         best = self.folder / f"step-{self.best['step']:06d}"
         checkpoint.load_weights(self.model, best)
         draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
-        checkpoint.save(self.output, self.encoder, self._record(self.best["figures"]))
+        checkpoint.save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
         return self.encoder
 
-    def _record(self, figures: Figures) -> dict[str, Any]:
+    def _record(self, step: int, figures: Figures) -> dict[str, Any]:
         held = {"held_out_rows": len(self.held), **figures}
-        return {"config": asdict(self.config), "pairs": self.pairs.origin, "step": self.step, "figures": held}
+        return {"config": asdict(self.config), "pairs": self.pairs.origin, "step": step, "figures": held}
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         state = self.optimizer.state
@@ -336,24 +302,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Lets Ctrl-C and SIGTERM end the current step instead of tearing it; a second Ctrl-C tears it."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -25,9 +25,9 @@ from foresay.config import TeachConfig, TeacherConfig
 from foresay.errors import BackboneError, InputError
 from foresay.llm2vec import LLM2VecTeacher
 from foresay.stages import SCALE, blank, mntp_gradient, simcse_gradient
+from foresay.stop import Stopped
 from foresay.teach import SentenceTransformerTeacher, load_teacher
 from foresay.teacher import learning_rate, make_teacher
-from foresay.train import Stopped
 
 from .conftest import FAMILIES, SENTENCES
 

@@ -17,7 +17,9 @@ from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
-from foresay.train import Figures, Pairs, Stopped, gradient, learning_rate, row_order, train
+from foresay.step import Figures, gradient, loss_of
+from foresay.stop import Stopped
+from foresay.train import Pairs, learning_rate, row_order, train
 
 from .conftest import SENTENCES
 
@@ -94,6 +96,30 @@ def test_gradient_is_the_plain_one(backbone: Get) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_held_out_loss_is_the_training_loss_of_other_rows(backbone: Get) -> None:
+    """`loss_of` and `gradient` agree on any rows."""
+    model = Model(backbone("qwen3"), thought=1, compression=3, dim=8)
+    base = model.backbone
+    rows, _ = model.rows(QUERIES[:9], 64)
+    answers = [[*ids, base.end_id] for ids in base.tokenize(RESPONSES[:9])]
+    targets = torch.from_numpy(pairs().targets[:9])
+    config = TrainConfig(alignment_weight=0.5, reconstruction_weight=2.0, micro_batch_tokens=200)
+    figures = gradient(model, rows, answers, targets, config)
+    assert loss_of(model, rows, answers, targets, config) == pytest.approx(figures["loss"], rel=1e-5)
+
+
+def test_the_best_step_is_the_result(backbone: Get, tmp_path: Path) -> None:
+    """A run that gets worse gives the step before it did."""
+    config = small(steps=6, held_out=2, evaluate_every=1, learning_rate=3.0)
+    encoder = train(pairs(), backbone("qwen3"), tmp_path / "run", config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda row: row["held_out_loss"])["step"]
+    assert best < 6
+    kept = Encoder.from_pretrained(tmp_path / "run" / "training" / f"step-{best:06d}", backbone=backbone("qwen3"))
+    assert torch.equal(kept.model.special_tokens, encoder.model.special_tokens)
+    assert json.loads((tmp_path / "run" / "foresay.json").read_text())["training"]["step"] == best
+
+
 def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -> None:
     """Invariant 6, bit for bit: weights, optimiser, figures, best step."""
     config = small(steps=4, held_out=2)
@@ -109,7 +135,9 @@ def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -
     with pytest.raises(Killed):
         train(pairs(), backbone("qwen3"), tmp_path / "killed", config, kill)
     steps: list[int] = []
-    resumed = train(pairs(), backbone("qwen3"), tmp_path / "killed", config, lambda step, _: steps.append(step))
+    resumed = train(
+        pairs(), backbone("qwen3"), tmp_path / "killed", config, lambda step, _: steps.append(step) if step else None
+    )
     assert steps == [3, 4]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
@@ -147,7 +175,7 @@ def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="step 2"):
         train(pairs(), backbone("qwen3"), tmp_path / "run", config, terminate)
     steps: list[int] = []
-    train(pairs(), backbone("qwen3"), tmp_path / "run", config, lambda step, _: steps.append(step))
+    train(pairs(), backbone("qwen3"), tmp_path / "run", config, lambda step, _: steps.append(step) if step else None)
     assert steps == [3, 4, 5, 6]
 
 
@@ -160,7 +188,13 @@ def test_it_overfits_eight_pairs(tmp_path: Path) -> None:
     targets = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     config = TrainConfig(start="random", steps=50, batch_size=8, learning_rate=1e-2, warmup_steps=10, compression=4)
     seen: list[Figures] = []
-    encoder = train(Pairs(queries, responses, targets), base, tmp_path / "run", config, lambda _, f: seen.append(f))
+    encoder = train(
+        Pairs(queries, responses, targets),
+        base,
+        tmp_path / "run",
+        config,
+        lambda step, f: seen.append(f) if step else None,
+    )
     assert seen[-1]["alignment"] < 0.05 * seen[0]["alignment"]
     assert seen[-1]["reconstruction"] < 0.1 * seen[0]["reconstruction"]
     assert encoder.decode(queries, max_new_tokens=16) == responses
