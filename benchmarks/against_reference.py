@@ -4,9 +4,10 @@
 
 Out: `against_reference.md`, `.json` and `.png`. Before anything is timed, both sides must agree on losses,
 gradient, embeddings and decoded tokens. Each measurement is a process of its own, so that its peak memory is its
-own, and the sides take turns. Seconds are those of the processor on one thread, which other work on the machine
-hardly changes, where threads that wait for each other on a busy machine change everything; the clock's are in the
-JSON. A ratio is reference / Foresay: above 1, Foresay is better. What a reader would get wrong: where the reference leaves a choice, the one that is better *for it* counts.
+own, and the sides take turns. Seconds are those of the processor on one thread: other work on the machine hardly
+changes them, where threads that wait for each other on a busy machine change everything; the clock's are beside.
+A ratio is reference / Foresay: above 1, Foresay is better. What a reader would get wrong: where the reference
+leaves a choice, the one that is better *for it* counts.
 """
 
 import json
@@ -267,7 +268,6 @@ def hardware(threads: int) -> str:
 def markdown(result: Result) -> str:
     """The tables."""
     size, tokens = result["size"], result["tokens"]
-    mega = result["parameters"] / 1e6
     lines = [
         "# Foresay against the reference implementation",
         "",
@@ -284,7 +284,8 @@ def markdown(result: Result) -> str:
         lines.append(f"| {claim['title']} | **{claim['ratio']:.1f}** ({low:.1f}–{high:.1f}) | {goal} |")
     lines += [
         "",
-        "| measured | reference, s (range) | Foresay, s (range) | ratio | by the clock | reference, GB | Foresay, GB | ratio |",
+        "| measured | reference, s (range) | Foresay, s (range) | ratio | by the clock "
+        "| reference, GB | Foresay, GB | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["measures"].values():
@@ -301,18 +302,18 @@ def markdown(result: Result) -> str:
     lines += [
         "",
         f"* Hardware: {result['hardware']}. Versions: {versions}.",
-        f"* Model: random weights shaped as Qwen3, {mega:.0f} M parameters, {size['layers']} layers of {size['hidden']}, "
-        f"vocabulary {size['vocabulary']}, {size['dtype']}.",
+        f"* Model: random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, {size['layers']} "
+        f"layers of {size['hidden']}, vocabulary {size['vocabulary']}, {size['dtype']}.",
         f"* Batch of {size['batch']}: queries of {_span(size['query_tokens'])} tokens ({tokens['queries']} in all), "
         f"responses of {_span(size['response_tokens'])} ({tokens['responses']}). "
         f"Texts to encode: {size['texts']} of {_span(size['text_tokens'])} tokens ({tokens['texts']}).",
         f"* Same work: before timing, in float32, the sides agreed to (relative difference) {agreement}.",
-        "* A training step is both losses, their gradient and AdamW. The reference runs its teacher in each step, Foresay "
-        "reads targets computed once; the third row hands the same targets to the reference.",
-        "* Seconds are of the processor, on one thread. Those of decoding are a text's: the reference decodes texts one "
-        "after another, so one text is timed on it.",
-        f"* Median of {size['rounds']} rounds (one for the second and third row), the sides in turn, each run in a process "
-        "of its own behind a warm-up. Memory is the peak of that process, libraries included.",
+        "* A training step is both losses, their gradient and AdamW. The reference runs its teacher in each step, "
+        "Foresay reads targets computed once; the third row hands the same targets to the reference.",
+        "* Seconds are of the processor, on one thread. Those of decoding are a text's: the reference decodes texts "
+        "one after another, so one text is timed on it.",
+        f"* Median of {size['rounds']} rounds (one for the second and third row), the sides in turn, each run in a "
+        "process of its own behind a warm-up. Memory is the peak of that process, libraries included.",
     ]
     return "\n".join(lines) + "\n"
 

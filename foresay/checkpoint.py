@@ -271,6 +271,7 @@ def _golden(encoder: "Encoder") -> dict[str, torch.Tensor]:
 
 
 def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: str) -> Backbone:
+    dtype = described["dtype"] if dtype == "auto" else dtype
     if described["bundled"]:
         return Backbone.load(str(folder / COPY), device=device, dtype=dtype)
     name = described["name"]

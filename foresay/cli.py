@@ -185,8 +185,8 @@ def teacher(
     _calm_libraries()
     from .backbone import Backbone
     from .data import Query, read_queries
-    from .teacher import make_teacher
     from .stop import Stopped
+    from .teacher import make_teacher
 
     rows = list(read_queries(texts, column=column, split=split))
     good = [row.text for row in rows if isinstance(row, Query)]

@@ -70,7 +70,7 @@ class Encoder:
             path: folder, or hub id.
             backbone: an already loaded one, to share it; else the one the checkpoint names is loaded.
             device: `auto`, `cpu`, `cuda`, `mps`; ignored with `backbone`.
-            dtype: `auto` keeps the type the backbone's weights are stored in; ignored with `backbone`.
+            dtype: of the backbone; `auto` is what the checkpoint was made in. Ignored with `backbone`.
             revision: of the checkpoint on the hub.
 
         Raises:

@@ -46,6 +46,15 @@ def test_save_load_encode_is_bit_equal(backbone: Get, family: str, tmp_path: Pat
     assert all(verdict.distance < 1e-5 for verdict in verdicts)
 
 
+def test_it_opens_in_the_number_type_it_was_made_in(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Whatever the backbone's weights are stored in, so that the golden vectors come out."""
+    encoder = make(Backbone.load(str(folder("qwen3")), device="cpu", dtype="bfloat16"))
+    checkpoint.save(tmp_path / "c", encoder)
+    again = Encoder.from_pretrained(tmp_path / "c", device="cpu")
+    np.testing.assert_array_equal(again.encode(SENTENCES), encoder.encode(SENTENCES))
+    assert all(verdict.distance < 1e-2 for verdict in checkpoint.verify(tmp_path / "c", device="cpu"))
+
+
 def test_a_loaded_backbone_can_be_handed_in(backbone: Get, saved: Path) -> None:
     """One copy in memory for many checkpoints."""
     base = backbone("qwen3")
