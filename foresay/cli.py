@@ -6,83 +6,24 @@ What a reader would get wrong: nothing here may import torch, directly or not, o
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
-from .config import DTYPES, Options, RespondConfig, TeachConfig, TeacherConfig, TrainConfig
-from .errors import ForesayError, InputError
+from .cli_options import Group, build, options, shared
+from .config import RespondConfig, TeachConfig, TeacherConfig, TrainConfig
+from .errors import InputError
 
 if TYPE_CHECKING:
     from .data import Progress
     from .encoder import Encoder
 
-F = TypeVar("F", bound=Callable[..., Any])
-C = TypeVar("C", bound=Options)
 
-
-class _Group(click.Group):
-    """Lists the commands in the order of the data, and prints our own errors as one line."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        try:
-            return super().main(*args, **kwargs)
-        except ForesayError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-        except BrokenPipeError:  # the reader of our output has had enough, as `head` does
-            sys.stderr.close()
-            sys.exit(0)
-
-
-def options(config: type[Options]) -> Callable[[F], F]:
-    """Adds an option for each field of a config class."""
-
-    def add(command: F) -> F:
-        helps, types = config.help(), config.types()
-        for field in reversed(fields(config)):  # type: ignore[arg-type]
-            hint = types[field.name]
-            kind = click.Choice(get_args(hint)) if get_origin(hint) is Literal else hint
-            default = None if field.default is MISSING else field.default
-            name = "--" + field.name.replace("_", "-")
-            command = click.option(name, type=kind, default=default, show_default=True, help=helps[field.name])(command)
-        return command
-
-    return add
-
-
-def build(config: type[C], values: dict[str, Any]) -> C:
-    """Takes a config's fields out of a command's arguments."""
-    return config(**{name: values.pop(name) for name in config.help()})
-
-
-def _shared(name: str) -> Callable[[F], F]:
-    """Options that several commands have, spelled the same in each."""
-    made: dict[str, Callable[[F], F]] = {
-        "backbone": click.option(
-            "-m", "--backbone", required=True, help="The language model: hub id, folder, or the word nano."
-        ),
-        "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
-        "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto."),
-        "dtype": click.option(
-            "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Number type of the backbone."
-        ),
-        "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
-        "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
-        "text": click.option("-t", "--text", "texts", multiple=True, help="A text, instead of a file; repeatable."),
-    }
-    return made[name]
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="foresay")
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
 def main(verbose: bool) -> None:
@@ -101,11 +42,11 @@ def main(verbose: bool) -> None:
     logging.getLogger("foresay").setLevel(level)
 
 
-@main.command()
+@main.command(short_help="See the whole method at work, offline, in minutes.")
 @click.option(
     "-o", "--output", default="quickstart", show_default=True, type=click.Path(path_type=Path), help="Folder."
 )
-@_shared("device")
+@shared("device")
 def quickstart(output: Path, device: str) -> None:
     """The whole method on the small backbone inside this package, offline, in a few minutes.
 
@@ -117,15 +58,15 @@ def quickstart(output: Path, device: str) -> None:
     run(output, device, _progress)
 
 
-@main.command()
+@main.command(short_help="Let a language model answer queries.")
 @click.argument("queries")
-@_shared("backbone")
+@shared("backbone")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSON lines file to append to.")
-@_shared("column")
-@_shared("split")
-@_shared("revision")
-@_shared("device")
-@_shared("dtype")
+@shared("column")
+@shared("split")
+@shared("revision")
+@shared("device")
+@shared("dtype")
 @options(RespondConfig)
 def respond(
     queries: str,
@@ -158,14 +99,14 @@ def respond(
     )
 
 
-@main.command()
+@main.command(short_help="Make a teacher of any language model.")
 @click.argument("backbone")
 @click.argument("texts")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
-@_shared("column")
-@_shared("split")
-@_shared("revision")
-@_shared("device")
+@shared("column")
+@shared("split")
+@shared("revision")
+@shared("device")
 @options(TeacherConfig)
 def teacher(
     backbone: str,
@@ -201,7 +142,7 @@ def teacher(
     click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {output} -o targets")
 
 
-@main.command()
+@main.command(short_help="Embed the responses: the targets.")
 @click.argument("responses", type=click.Path(path_type=Path))
 @click.option(
     "-t",
@@ -211,8 +152,8 @@ def teacher(
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of targets to make.")
 @click.option("-m", "--backbone", help="The language model, for the teacher called self.")
-@_shared("device")
-@_shared("dtype")
+@shared("device")
+@shared("dtype")
 @options(TeachConfig)
 def teach(
     responses: Path,
@@ -236,13 +177,13 @@ def teach(
     click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")
 
 
-@main.command()
+@main.command(short_help="Train special tokens and maps to reach the targets.")
 @click.argument("responses", type=click.Path(path_type=Path))
 @click.argument("targets", type=click.Path(path_type=Path))
-@_shared("backbone")
+@shared("backbone")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
-@_shared("revision")
-@_shared("device")
+@shared("revision")
+@shared("device")
 @options(TrainConfig)
 def train(
     responses: Path,
@@ -278,10 +219,10 @@ def train(
     click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
 
 
-@main.command()
+@main.command(short_help="Embed texts.")
 @click.argument("checkpoint")
 @click.argument("source", required=False)
-@_shared("text")
+@shared("text")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npy file; without it, JSON lines to stdout.")
 @click.option(
     "--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True, help="Whose prompt."
@@ -289,10 +230,10 @@ def train(
 @click.option("--prompt", help="Put this before each text instead.")
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option("--no-cut", is_flag=True, help="Fail on texts that are too long instead of cutting them.")
-@_shared("column")
-@_shared("split")
-@_shared("device")
-@_shared("dtype")
+@shared("column")
+@shared("split")
+@shared("device")
+@shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 def encode(
     checkpoint: str,
@@ -331,15 +272,15 @@ def encode(
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids in {output.stem}.ids.json")
 
 
-@main.command()
+@main.command(short_help="Write out what embeddings stand for.")
 @click.argument("checkpoint")
 @click.argument("source", required=False)
-@_shared("text")
+@shared("text")
 @click.option("--max-new-tokens", default=256, show_default=True, help="Longest answer, in tokens.")
-@_shared("column")
-@_shared("split")
-@_shared("device")
-@_shared("dtype")
+@shared("column")
+@shared("split")
+@shared("device")
+@shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 def decode(
     checkpoint: str,
@@ -360,12 +301,12 @@ def decode(
         click.echo(" ".join(answer.split()))
 
 
-@main.command()
+@main.command(short_help="Show the words that compression tokens hold.")
 @click.argument("checkpoint")
 @click.argument("text")
 @click.option("--top", default=3, show_default=True, help="Words a state.")
-@_shared("device")
-@_shared("dtype")
+@shared("device")
+@shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 def lens(checkpoint: str, text: str, top: int, **where: Any) -> None:  # noqa: ANN401
     """Show which words the compression tokens of TEXT hold, layer by layer (logit lens)."""
@@ -384,10 +325,10 @@ def lens(checkpoint: str, text: str, top: int, **where: Any) -> None:  # noqa: A
     Console().print(table)
 
 
-@main.command()
+@main.command(short_help="Check that this machine gives the golden vectors.")
 @click.argument("checkpoint")
-@_shared("device")
-@_shared("dtype")
+@shared("device")
+@shared("dtype")
 def verify(checkpoint: str, device: str, dtype: str) -> None:
     """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
     _calm_libraries()
@@ -398,11 +339,11 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
     click.echo(f"{checkpoint}: verified")
 
 
-@main.command()
+@main.command(short_help="Read a checkpoint in the published format.")
 @click.argument("published")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
-@_shared("device")
+@shared("device")
 def convert(published: str, output: Path, backbone: str | None, device: str) -> None:
     """Turn a checkpoint in the PUBLISHED LLM2Vec-Gen format, folder or hub id, into one of ours."""
     _calm_libraries()
