@@ -336,12 +336,14 @@ def draw(result: Result, path: Path) -> None:
         error = [[claim["ratio"] - low], [high - claim["ratio"]]]
         axes.barh(place, claim["ratio"], height=0.58, color="#2f6f8f" if claim["met"] else "#c9733c")
         axes.errorbar(claim["ratio"], place, xerr=error, color="#1b2a33", capsize=3, linewidth=1)
-        axes.plot([claim["target"]] * 2, [place - 0.38, place + 0.38], color="#d1495b", linewidth=2.5)
+        for goal, color in ((claim["later"], "#e8b4bb"), (claim["target"], "#d1495b")):
+            axes.plot([goal] * 2, [place - 0.38, place + 0.38], color=color, linewidth=2.5)
         axes.text(high * 1.06, place, f"{claim['ratio']:.1f} ×", va="center", fontweight="bold")
     axes.plot([], [], color="#d1495b", linewidth=2.5, label="target")
+    axes.plot([], [], color="#e8b4bb", linewidth=2.5, label="later target")
     axes.set_xscale("log")
-    axes.set_xlim(1, 1.5 * max(claim["range"][1] for claim in claims))
-    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200) if tick <= axes.get_xlim()[1]]
+    axes.set_xlim(min(1, *(claim["range"][0] for claim in claims)), 1.5 * max(claim["range"][1] for claim in claims))
+    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200) if tick < axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(claims)), [claim["title"] for claim in claims])
@@ -349,7 +351,7 @@ def draw(result: Result, path: Path) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False)
     axes.set_title("The reference needs this many times as much as Foresay", loc="left", fontsize=11)
     figure.savefig(path, dpi=160)
     pyplot.close(figure)

@@ -15,7 +15,7 @@ tags: [foresay, sentence-transformers, feature-extraction, llm2vec-gen]
 
 # Embeddings of what {backbone} would answer
 
-A [Foresay](https://pypi.org/project/foresay/) checkpoint: {tokens} trained special tokens and two linear maps
+A Foresay checkpoint: {tokens} trained special tokens and two linear maps
 on a frozen language model, after LLM2Vec-Gen ([arXiv 2603.10913](https://arxiv.org/abs/2603.10913)).
 A question's embedding lies near its answer's; an embedding's soft prompt decodes to text.
 
@@ -47,6 +47,16 @@ queries = model.encode_query(["What does frugal mean?"])
 {figures}"""
 
 
+_SHOWN = {
+    "held_out_rows": "rows kept out of training",
+    "held_out_loss": "loss on them",
+    "cosine": "cosine of their embeddings with their targets",
+    "retrieval@1": "of them have their own target as the nearest of all",
+    "alignment": "alignment loss of the last batch, mean squared error",
+    "reconstruction": "reconstruction loss of the last batch, nats a token",
+}
+
+
 def write_card(folder: Path, config: dict[str, Any]) -> None:
     """Writes README.md from the checkpoint's config."""
     backbone = config["backbone"]
@@ -76,6 +86,6 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _figures(step: int, figures: dict[str, float]) -> str:
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
-    title = f"Figures of step {step} (cosine and retrieval@1 on the held-out rows):"
-    return f"{title}\n\n| figure | value |\n|---|---|\n{rows}\n"
+    rows = "\n".join(f"| {figures[name]:.4g} | {what} |" for name, what in _SHOWN.items() if name in figures)
+    title = f"Figures of step {step}:"
+    return f"{title}\n\n| | |\n|---|---|\n{rows}\n"

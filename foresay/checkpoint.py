@@ -164,6 +164,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint = f"; it is in the published format: foresay convert {folder} -o NEW"
         elif (folder / "training").is_dir():
             hint = "; its training did not finish: run the same foresay train command again"
+        elif inside := sorted(folder.glob(f"*/{CONFIG}")):
+            hint = f"; did you mean {inside[0].parent}?"
         raise CheckpointError(f"{folder} has no {CONFIG}, so it is no complete checkpoint{hint}")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
