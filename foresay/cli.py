@@ -173,7 +173,8 @@ def teach(
 
     model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
     with _progress("teaching") as progress:
-        made = run(responses, load_teacher(teacher, model, device, config), output, progress)
+        taught = load_teacher(teacher, model, device, config)
+        made = run(responses, taught, output, progress, query_weight=config.query_weight)
     click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")
 
 

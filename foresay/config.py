@@ -112,10 +112,14 @@ class TeachConfig(Options):
 
     max_tokens: Annotated[int, "Longer responses are cut to this many tokens."] = 512
     batch_size: Annotated[int, "Responses embedded together."] = 64
+    query_weight: Annotated[
+        float, "Share of the query's own vector in the target: 0 as published, up to 1 for the query alone."
+    ] = 0.0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
+        _require(0 <= self.query_weight <= 1, f"query_weight is {self.query_weight}; expected a number from 0 to 1")
         _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; expected 1 or more")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
 

@@ -32,7 +32,7 @@ RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)
 TRAIN = TrainConfig(
     steps=60, warmup_steps=6, learning_rate=1e-3, template="chat", evaluate_every=10, held_out=90, dtype="float32"
 )
-TEACHER = "self"
+TEACHER = "nano-teacher"
 SHOWN = (
     "What are the symptoms of measles?",
     "Describe the climate of Chad.",

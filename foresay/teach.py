@@ -159,6 +159,7 @@ class Manifest:
     pooling: str
     dim: int
     max_tokens: int
+    query_weight: float
     rows: int
     responses_sha256: str
     done: int = 0
@@ -180,7 +181,14 @@ class Manifest:
         write_json(folder / "manifest.json", asdict(self))
 
 
-def teach(responses: Path, teacher: Teacher, output: Path, progress: Progress | None = None) -> Manifest:
+def teach(
+    responses: Path,
+    teacher: Teacher,
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    query_weight: float = 0.0,
+) -> Manifest:
     """Embeds every response; run again after a kill, it goes on at the last finished block.
 
     Args:
@@ -188,16 +196,18 @@ def teach(responses: Path, teacher: Teacher, output: Path, progress: Progress | 
         teacher: what `load_teacher` returned.
         output: the folder of targets.
         progress: told after each block.
+        query_weight: share of the query's own vector in the target, as HyDE averages it in (arXiv 2212.10496):
+            with some of it a question finds more of its answers, and a harmful one more of its own.
 
     Raises:
         DataError: if the folder was made from something else, or a vector is not finite.
     """
     rows = read_responses(responses)
-    manifest = _claim(responses, rows, teacher, output)
+    manifest = _claim(responses, rows, teacher, output, query_weight)
     vectors = _open_vectors(output, manifest, "r+")
     for start in range(manifest.done, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        vectors[start : start + len(block)] = _embed(teacher, block)
+        vectors[start : start + len(block)] = _embed(teacher, block, query_weight)
         vectors.flush()  # msync: the block is on the disk before the manifest says so
         manifest = replace(manifest, done=start + len(block))
         manifest.write(output)
@@ -244,7 +254,7 @@ class Targets:
         return cls(_open_vectors(folder, manifest, "r"), json.loads((folder / "ids.json").read_bytes()), manifest)
 
 
-def _claim(responses: Path, rows: Sequence[Response], teacher: Teacher, output: Path) -> Manifest:
+def _claim(responses: Path, rows: Sequence[Response], teacher: Teacher, output: Path, query_weight: float) -> Manifest:
     """The manifest to go on from: a new folder's, or an old one's if it was made from the same things."""
     fresh = Manifest(
         teacher=teacher.name,
@@ -252,6 +262,7 @@ def _claim(responses: Path, rows: Sequence[Response], teacher: Teacher, output: 
         pooling=teacher.pooling,
         dim=teacher.dim,
         max_tokens=teacher.max_tokens,
+        query_weight=query_weight,
         rows=len(rows),
         responses_sha256=file_hash(responses),
     )
@@ -282,8 +293,10 @@ def _open_vectors(folder: Path, manifest: Manifest, mode: Literal["r", "r+"]) ->
     return vectors
 
 
-def _embed(teacher: Teacher, rows: Sequence[Response]) -> Vectors:
+def _embed(teacher: Teacher, rows: Sequence[Response], query_weight: float) -> Vectors:
     vectors = teacher.embed([row.response for row in rows])
+    if query_weight:
+        vectors = (1 - query_weight) * vectors + query_weight * teacher.embed([row.query for row in rows])
     ids = [row.id for row, vector in zip(rows, vectors, strict=True) if not np.isfinite(vector).all()]
     if ids:
         raise DataError(

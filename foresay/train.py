@@ -74,7 +74,8 @@ class Pairs:
         """
         rows, taught = read_responses(responses), Targets.load(targets, responses)
         made = taught.manifest
-        origin = {"responses": made.responses_sha256, "teacher": made.teacher, "revision": made.revision}
+        kept = ("teacher", "revision", "query_weight", "responses_sha256")
+        origin = {name: getattr(made, name) for name in kept}
         return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
 
 

@@ -64,6 +64,15 @@ def kill(done: int, total: int | None, note: str) -> None:
 # -- the folder ------------------------------------------------------------------------------------------
 
 
+def test_the_querys_own_share(responses: Path, tmp_path: Path) -> None:
+    """A quarter of the query's vector, three quarters of the response's; another share is another folder."""
+    teach(responses, Lengths(), tmp_path / "t", query_weight=0.25)
+    expected = [[0.75 * (7 * i % 10 + 1) + 0.25, 0.75 * (97 + i) + 0.25 * ord("q")] for i in range(10)]
+    np.testing.assert_allclose(Targets.load(tmp_path / "t", responses).vectors, expected)
+    with pytest.raises(DataError, match="query_weight"):
+        teach(responses, Lengths(), tmp_path / "t", query_weight=0.5)
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_targets(responses: Path, tmp_path: Path) -> None:
     """Row i of the vectors is row i of the responses."""
