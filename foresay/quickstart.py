@@ -3,8 +3,9 @@
 In: nothing; the queries, the test sets and the backbone are inside the package. Out: a folder with the
 responses, the targets and a trained checkpoint, and on the screen what it can do.
 What a reader would get wrong: every row of the table searches the same index, the passages as the *teacher*
-embeds them; the rows differ in the query's vector alone. The last row reads the whole response, which costs a
-generation a query: it is the bound that one forward pass is after.
+embeds them; the rows differ in the query's vector alone. The last two read the whole response, which costs a
+generation a query: they bound what one forward pass can reach, the last one with the targets used here, half the
+response's vector and half the query's (docs/results.md has the other shares).
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from .config import RespondConfig, TeachConfig, TrainConfig
 from .data import Progress, Query, content_id, read_queries, read_responses
 from .encoder import Array, Encoder
 from .evaluate import Scores, Task, interval, ndcg, safety
+from .llm2vec import NANO_TEACHER
 from .respond import respond
 from .step import Figures
 from .teach import Teacher, load_teacher, teach
@@ -32,7 +34,7 @@ RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)
 TRAIN = TrainConfig(
     steps=60, warmup_steps=6, learning_rate=1e-3, template="chat", evaluate_every=10, held_out=90, dtype="float32"
 )
-TEACHER = "nano-teacher"
+TEACH, TEACHER = TeachConfig(query_weight=0.5), NANO_TEACHER
 SHOWN = (
     "What are the symptoms of measles?",
     "Describe the climate of Chad.",
@@ -76,16 +78,16 @@ def quickstart(output: Path, device: str, bars: Bars) -> None:
     console = Console()
     # float32, since processors without bfloat16 instructions take twice as long in it
     backbone = Backbone.load(NANO, device=device, dtype=TRAIN.dtype)
-    teacher = load_teacher(TEACHER, backbone, device, TeachConfig())
+    teacher = load_teacher(TEACHER, backbone, device, TEACH)
     queries = list(read_queries(EXAMPLE / "queries.jsonl"))
     responses, targets, checkpoint = output / "responses.jsonl", output / "teacher", output / "checkpoint"
     console.print(f"[bold]Foresay[/bold] on the small packaged backbone; everything goes to {output}/\n")
     console.print(f"1  The backbone answers {len(queries)} questions.")
     with bars("respond") as progress:
         respond(queries, backbone, responses, RESPOND, progress)
-    console.print("2  The teacher embeds the answers: the targets.")
+    console.print("2  The teacher embeds answers and questions: the targets are half of each.")
     with bars("teach") as progress:
-        teach(responses, teacher, targets, progress)
+        teach(responses, teacher, targets, progress, query_weight=TEACH.query_weight)
     console.print("3  Special tokens and two maps learn to reach a target from the question alone.")
     with bars("train") as progress:
 
@@ -116,10 +118,12 @@ def _rows(
         progress,
     )
     answers = {row.query: row.response for row in read_responses(responses)}
+    asked, answered = teacher.embed(queries), teacher.embed([answers.get(query, query) for query in queries])
     ways = {
-        "teacher, the question": teacher.embed(queries),
+        "teacher, the question": asked,
         "Foresay, the question": encoder.encode_query(queries),
-        "teacher, the answer": teacher.embed([answers.get(query, query) for query in queries]),
+        "teacher, the answer": answered,
+        "teacher, both averaged": (asked + answered) / 2,
     }
     cut = len(shelf.queries)
     return [Row(name, vectors[:cut], vectors[cut:]) for name, vectors in ways.items()]
