@@ -89,7 +89,7 @@ def save(
     write_card(draft, config)
     files = sorted([path.name for path in draft.iterdir()] + [CONFIG])
     write_json(draft / CONFIG, {**config, "files": files})
-    _appear(draft, folder)
+    appear(draft, folder)
 
 
 def load(
@@ -106,7 +106,7 @@ def load(
     config = read_config(folder)
     if backbone is None:
         backbone = _load_backbone(folder, config["backbone"], device, dtype)
-    _same_backbone(backbone, config["backbone"]["name"], _tensors(folder / GOLDEN)["backbone_sample"])
+    same_backbone(backbone, config["backbone"]["name"], _tensors(folder / GOLDEN)["backbone_sample"])
     model = Model(
         backbone,
         thought=config["thought"],
@@ -285,7 +285,8 @@ def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: 
     return Backbone.load(name, revision=described["revision"], device=device, dtype=dtype)
 
 
-def _same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
+def same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
+    """Refuses a backbone whose sample of weights is not the expected one; `name` is the one that was recorded."""
     found = backbone.sample()
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
         raise BackboneError(
@@ -318,7 +319,7 @@ def _distance(found: "Array", golden: "Array") -> float:
     return float((np.linalg.norm(flat - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())
 
 
-def _appear(draft: Path, folder: Path) -> None:
+def appear(draft: Path, folder: Path) -> None:
     """Moves a finished draft to its place; what an earlier save left there and this one lacks goes."""
     for path in draft.rglob("*"):
         if path.is_file():

@@ -28,12 +28,12 @@ from sentence_transformers.sentence_transformer.modules import Pooling, WordWeig
 from . import __version__
 from .backbone import Backbone, locate
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
-from .checkpoint import _same_backbone
+from .checkpoint import same_backbone
 from .config import TeachConfig
 from .errors import InputError
 from .journal import read_json, write_json
 from .model import Model
-from .plain import _transformer_config, _write_library_config, _write_modules, _write_tokenizer
+from .plain import transformer_config, write_library_config, write_modules, write_tokenizer
 from .teacher_card import write_card
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _read(
     shared = backbone if backbone is not None and backbone.name == base else None
     model = shared or Backbone.load(base, revision=revision, device=device, dtype=dtype)
     if sample is not None:
-        _same_backbone(model, base, sample)
+        same_backbone(model, base, sample)
     reader = Bidirectional(model)
     for adapter in chain:
         reader.load_adapter(adapter)
@@ -236,13 +236,13 @@ def _write_plain(folder: Path, reader: Bidirectional, max_tokens: int) -> None:
     for part in (config, config.get_text_config()):
         part.is_causal = False
     config.to_json_file(folder / "backbone_config.json")
-    transformer = _transformer_config(backbone, max_tokens)
+    transformer = transformer_config(backbone, max_tokens)
     transformer["config_kwargs"] = {"_configuration_file": "backbone_config.json"}
     transformer["model_kwargs"]["adapter_kwargs"] = {"subfolder": "adapter"}
     write_json(folder / "sentence_bert_config.json", transformer)
-    _write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], max_tokens)
-    _write_modules(folder, "", _pooling(backbone))
-    _write_library_config(folder, {})
+    write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], max_tokens)
+    write_modules(folder, "", _pooling(backbone))
+    write_library_config(folder, {})
 
 
 def _pooling(backbone: Backbone) -> list[torch.nn.Module]:

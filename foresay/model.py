@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from .backbone import Backbone, pad
 from .errors import InputError
 
-_LOGITS_AT_ONCE = 1 << 25
+LOGITS_AT_ONCE = 1 << 25
 """Entries of the logits that exist together: 128 MiB in float32."""
 
 
@@ -233,8 +233,8 @@ class Model(nn.Module):
         states = backbone.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
         states = states[:, soft_prompt.shape[1] - 1 :]
         labelled = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        chunk = max(1, _LOGITS_AT_ONCE // backbone.text_config.vocab_size)
-        return _chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, chunk)
+        chunk = max(1, LOGITS_AT_ONCE // backbone.text_config.vocab_size)
+        return chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, chunk)
 
     # -- decoding ----------------------------------------------------------------------------------------
 
@@ -303,7 +303,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return gradient * upstream.to(gradient.dtype), None, None, None
 
 
-def _chunked_cross_entropy(states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
+def chunked_cross_entropy(states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
+    """Summed cross-entropy of labels (tokens,) given states (tokens, hidden), `chunk` tokens of logits at a time."""
     loss: Tensor = _ChunkedCrossEntropy.apply(states, labels, head, chunk)  # type: ignore[no-untyped-call]
     return loss
 

@@ -78,10 +78,10 @@ def write_plain(
         raise CheckpointError(f"{home} holds a config.json, which the library would take for the backbone's: rename it")
     else:
         _write_adapter(home, model, ids)
-    _write_tokenizer(home, model, ids, max_tokens)
-    write_json(home / "sentence_bert_config.json", _transformer_config(model.backbone, max_tokens))
-    _write_modules(folder, COPY if with_backbone else "", _pooling_modules(model, ids, rows))
-    _write_library_config(folder, prompts)
+    write_tokenizer(home, model, ids, max_tokens)
+    write_json(home / "sentence_bert_config.json", transformer_config(model.backbone, max_tokens))
+    write_modules(folder, COPY if with_backbone else "", _pooling_modules(model, ids, rows))
+    write_library_config(folder, prompts)
     return with_backbone
 
 
@@ -190,7 +190,7 @@ def _name_of(wanted: nn.Module, root: nn.Module) -> str:
 # -- the tokenizer ---------------------------------------------------------------------------------------
 
 
-def _write_tokenizer(home: Path, model: Model, ids: list[int], max_tokens: int) -> None:
+def write_tokenizer(home: Path, model: Model, ids: list[int], max_tokens: int) -> None:
     """The tokenizer of `Backbone.tokenize`, which puts the template around a text and the special tokens behind it.
 
     The post-processor holds them by id, so no text can spell them, and a long text is cut to leave them room.
@@ -234,7 +234,8 @@ def _control(name: str, ids: list[int], tokens: list[str]) -> dict[str, Any]:
 # -- the library's own files -----------------------------------------------------------------------------
 
 
-def _transformer_config(backbone: Backbone, max_tokens: int) -> dict[str, Any]:
+def transformer_config(backbone: Backbone, max_tokens: int) -> dict[str, Any]:
+    """The library's `sentence_bert_config.json`."""
     return {
         "transformer_task": "feature-extraction",
         "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -267,7 +268,8 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
     return [dense, WordWeights(vocab, dict.fromkeys(names.values(), 1.0), 0.0), Pooling(model.dim, "mean")]
 
 
-def _write_modules(folder: Path, home: str, modules: Iterable[nn.Module]) -> None:
+def write_modules(folder: Path, home: str, modules: Iterable[nn.Module]) -> None:
+    """Writes `modules.json`: the Transformer in the folder `home`, and each further module in one of its own."""
     listed = [(home, Transformer)]
     for number, module in enumerate(modules, start=1):
         path = f"{number}_{type(module).__name__}"
@@ -281,7 +283,8 @@ def _write_modules(folder: Path, home: str, modules: Iterable[nn.Module]) -> Non
     write_json(folder / "modules.json", entries)
 
 
-def _write_library_config(folder: Path, prompts: dict[str, str]) -> None:
+def write_library_config(folder: Path, prompts: dict[str, str]) -> None:
+    """Writes `config_sentence_transformers.json`, where the library and mteb find the prompts."""
     versions = {"sentence_transformers": sentence_transformers, "transformers": transformers, "pytorch": torch}
     config = {
         "model_type": "SentenceTransformer",

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from .backbone import Backbone, length_batches
 from .bidirectional import Bidirectional
-from .model import _LOGITS_AT_ONCE, _chunked_cross_entropy
+from .model import LOGITS_AT_ONCE, chunked_cross_entropy
 
 BLANKED = 0.2
 """Share of the tokens that stage 1 blanks."""
@@ -69,7 +69,7 @@ def mntp_gradient(
         nats a blank.
     """
     backbone, total = reader.backbone, 0.0
-    chunk = max(1, _LOGITS_AT_ONCE // backbone.text_config.vocab_size)
+    chunk = max(1, LOGITS_AT_ONCE // backbone.text_config.vocab_size)
     of_row: dict[int, list[tuple[int, int]]] = {}
     for i, at, label in places:
         of_row.setdefault(i, []).append((at, label))
@@ -79,7 +79,7 @@ def mntp_gradient(
         wanted = [(new, at - 1, label) for new, i in enumerate(chosen) for at, label in of_row[i]]
         row, before, labels = torch.tensor(wanted, device=backbone.device).T
         states = reader.states([rows[i] for i in chosen])[row, before]
-        loss = _chunked_cross_entropy(states, labels, backbone.logits, chunk) / len(places)
+        loss = chunked_cross_entropy(states, labels, backbone.logits, chunk) / len(places)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total

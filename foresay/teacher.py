@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from .backbone import Backbone, check_texts
 from .bidirectional import ADAPTER_WEIGHTS, Bidirectional
-from .checkpoint import _appear
+from .checkpoint import appear
 from .config import TeacherConfig
 from .data import Progress
 from .errors import BackboneError, InputError
@@ -258,7 +258,7 @@ class _Run:
         }
         save_file(moments, draft / "optimizer.safetensors")
         write_json(draft / "state.json", {"step": self.step})
-        _appear(draft, current)
+        appear(draft, current)
         for old in self.folder.glob("step-*"):
             if old.name not in (current.name, f"step-{self.config.mntp_steps:06d}"):
                 shutil.rmtree(old)
