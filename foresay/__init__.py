@@ -5,8 +5,9 @@
       └─▶ model: LLM + special tokens ─▶ soft_prompt ─▶ embedding
                           reconstruction ┘    alignment ┘         train
 
-The files in the order of the data: config, errors · data, journal · backbone · respond · teach · model · train
-(fit, step, curves) · checkpoint (plain, card), convert · encoder · lens · evaluate · quickstart · cli.
+The files in the order of the data: config, errors · data, journal · backbone · respond · teacher (stages,
+bidirectional, llm2vec) · teach · model · fit, step, train (stop, curves) · checkpoint (plain, card), convert ·
+encoder · lens · evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.

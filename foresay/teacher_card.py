@@ -17,7 +17,7 @@ tags: [foresay, sentence-transformers, feature-extraction, llm2vec, peft, lora]
 
 An unsupervised text embedder: {backbone} reads in both directions, with a LoRA adapter trained on unlabelled
 texts after LLM2Vec ([arXiv 2404.05961](https://arxiv.org/abs/2404.05961)), and the mean of a text's states is its
-vector. Made by `foresay teacher` of [Foresay](https://pypi.org/project/foresay/), to set the targets of
+vector. Made by `foresay teacher`, to set the targets of
 LLM2Vec-Gen training:
 
 ```sh
