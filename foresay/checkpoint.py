@@ -323,6 +323,7 @@ def appear(draft: Path, folder: Path) -> None:
     """Moves a finished draft to its place; what an earlier save left there and this one lacks goes."""
     for path in draft.rglob("*"):
         if path.is_file():
+            path.chmod(0o644)  # safetensors writes for the owner alone; a checkpoint is there to be shared
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if not folder.exists():

@@ -305,7 +305,7 @@ def decode(
 @main.command(short_help="Show the words that compression tokens hold.")
 @click.argument("checkpoint")
 @click.argument("text")
-@click.option("--top", default=3, show_default=True, help="Words a state.")
+@click.option("--top", default=2, show_default=True, help="Words a state.")
 @shared("device")
 @shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
@@ -317,7 +317,8 @@ def lens(checkpoint: str, text: str, top: int, **where: Any) -> None:  # noqa: A
 
     from .lens import read_tokens
 
-    table = Table("layer", *(f"token {i + 1}" for i in range(encoder.model.compression)), title=text, show_lines=False)
+    title = f"{text}\nlikeliest words of each compression token, layer by layer"
+    table = Table("", *(str(i + 1) for i in range(encoder.model.compression)), title=title)
     rows: dict[int, list[str]] = {}
     for reading in read_tokens(encoder, text, top=top):
         rows.setdefault(reading.layer, []).append(" ".join(repr(word)[1:-1].strip() for word, _ in reading.words))
