@@ -235,6 +235,19 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     return verdicts
 
 
+def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
+    """Copies a checkpoint with its backbone inside: a folder to move, or to serve elsewhere.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read.
+        BackboneError: if its backbone is gone or is another model.
+    """
+    from .encoder import Encoder
+
+    folder = find(path)
+    save(output, Encoder.from_pretrained(folder, device=device), read_config(folder)["training"], with_backbone=True)
+
+
 # -- the parts ------------------------------------------------------------------------------------------
 
 

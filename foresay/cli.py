@@ -341,6 +341,19 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
     click.echo(f"{checkpoint}: verified")
 
 
+@main.command(short_help="Copy a checkpoint with its language model inside.")
+@click.argument("checkpoint")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@shared("device")
+def bundle(checkpoint: str, output: Path, device: str) -> None:
+    """Copy CHECKPOINT with its language model inside: a folder to move, or to serve elsewhere."""
+    _calm_libraries()
+    from .checkpoint import bundle as run
+
+    run(checkpoint, output, device=device)
+    click.echo(f"{output}: self-contained; check it with: foresay verify {output}")
+
+
 @main.command(short_help="Read a checkpoint in the published format.")
 @click.argument("published")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")

@@ -175,6 +175,14 @@ def test_a_bundled_backbone_moves_along(tmp_path: Path) -> None:
     assert len(checkpoint.verify(moved, device="cpu")) == 4
 
 
+def test_bundle(saved: Path, tmp_path: Path) -> None:
+    """The same vectors and the same record, with the backbone inside."""
+    checkpoint.bundle(saved, tmp_path / "b", device="cpu")
+    one, other = (Encoder.from_pretrained(path, device="cpu") for path in (saved, tmp_path / "b"))
+    np.testing.assert_allclose(one.encode(SENTENCES), other.encode(SENTENCES), atol=1e-6)
+    assert json.loads((tmp_path / "b" / "foresay.json").read_text())["backbone"]["bundled"]
+
+
 def test_cuda_where_there_is_none(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names what there is."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
