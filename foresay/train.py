@@ -211,7 +211,12 @@ class _Run:
     def resume(self, report: Report | None = None) -> None:
         """Goes back to the last state on disk, if there is one of this very run; else starts."""
         states = sorted(self.folder.glob("step-*/state.json"))
-        identity = {"config": asdict(self.config), "pairs": self.pairs.origin, "rows": len(self.pairs.queries)}
+        identity = {
+            "backbone": self.model.backbone.name,
+            "config": asdict(self.config),
+            "pairs": self.pairs.origin,
+            "rows": len(self.pairs.queries),
+        }
         if not states:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "run.json", identity)

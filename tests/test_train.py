@@ -162,6 +162,8 @@ def test_another_run_in_the_same_folder_is_refused(backbone: Get, tmp_path: Path
     train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2))
     with pytest.raises(InputError, match=r"config\.learning_rate"):
         train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2, learning_rate=1e-2))
+    with pytest.raises(InputError, match="another backbone"):
+        train(pairs(), backbone("qwen2"), tmp_path / "run", small(steps=2))
 
 
 def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
