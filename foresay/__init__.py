@@ -6,8 +6,8 @@
                           reconstruction ┘    alignment ┘         train
 
 The files in the order of the data: config, errors · data, journal · backbone · respond · teacher (stages,
-bidirectional, llm2vec) · teach · model · fit, step, train (stop, curves) · checkpoint (plain, card), convert ·
-encoder · lens · evaluate · quickstart · cli.
+bidirectional, llm2vec) · teach · model · encoder · pairs (matryoshka) · ridge, fit · step, train (stop, curves) ·
+checkpoint (plain, card), convert · lens · evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.
@@ -21,9 +21,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "backbone",
     "Encoder": "encoder",
+    "FitConfig": "config",
     "ForesayError": "errors",
     "Model": "model",
-    "Pairs": "train",
+    "Pairs": "pairs",
     "RespondConfig": "config",
     "Targets": "teach",
     "TrainConfig": "config",
@@ -37,6 +38,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
     from .checkpoint import verify as verify
+    from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
     from .config import TrainConfig as TrainConfig
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
     from .encoder import Encoder as Encoder
     from .errors import ForesayError as ForesayError
     from .model import Model as Model
+    from .pairs import Pairs as Pairs
     from .teach import Targets as Targets
     from .teach import load_teacher as load_teacher
-    from .train import Pairs as Pairs
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
