@@ -232,11 +232,14 @@ def train(
     """Train special tokens and maps on RESPONSES and their TARGETS.
 
     Goes on where it stopped when it is run again. OUTPUT/training holds the figures and their curves.
+
+    On several GPUs: accelerate launch -m foresay train … (or torchrun -m); they share each batch.
     """
     config = build(TrainConfig, values)
     _calm_libraries()
     from .backbone import Backbone
     from .pairs import Pairs
+    from .processes import is_first, leave
     from .stop import Stopped
     from .train import train as run
 
@@ -251,7 +254,10 @@ def train(
             run(pairs, model, output, config, report)
         except Stopped as stopped:
             raise click.ClickException(str(stopped)) from None
-    click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
+        finally:
+            leave()
+    if is_first():
+        click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
 
 
 @main.command(short_help="Embed texts.")

@@ -16,6 +16,7 @@ Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Readout = Literal["last", "all"]
 Documents = Literal["checkpoint", "teacher"]
+Alignment = Literal["mse", "cosine"]
 
 
 class Options:
@@ -179,6 +180,7 @@ class TrainConfig(ShapeConfig):
     steps: Annotated[int, "Optimiser steps."] = 5000
     batch_size: Annotated[int, "Queries a step."] = 32
     learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4
+    token_learning_rate: Annotated[float, "Peak learning rate of the special tokens; 0 means that of the maps."] = 0.0
     warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
     decay_steps: Annotated[
         int, "Step at which the linear schedule reaches zero; 0 means at the last one (published: 20000 with 5000 run)."
@@ -186,19 +188,37 @@ class TrainConfig(ShapeConfig):
     weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
     clip_norm: Annotated[float, "Largest gradient norm; 0 does not clip."] = 1.0
     alignment_weight: Annotated[float, "Weight of the alignment loss."] = 1.0
-    reconstruction_weight: Annotated[float, "Weight of the reconstruction loss."] = 1.0
+    reconstruction_weight: Annotated[
+        float, "Weight of the reconstruction loss; 0 leaves its pass out: faster, and nothing decodes."
+    ] = 1.0
+    contrast_weight: Annotated[
+        float, "Weight of the contrast: among the targets of the batch, the own one is the nearest; 0 leaves it out."
+    ] = 0.0
+    alignment: Annotated[
+        Alignment, "Distance to the target: mean squared error, as published, or one minus the cosine."
+    ] = "mse"
+    temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
-    micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
+    micro_batch_tokens: Annotated[
+        int, "Most padded tokens in one forward pass, whose gradients add up to the batch's; halved if memory runs out."
+    ] = 8192
     evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
+    patience: Annotated[int, "Looks at the held-out rows without a lower loss that end the run; 0 never."] = 0
+    keep: Annotated[int, "Last saved states kept, beside the best one."] = 2
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens"):
+        for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("warmup_steps", "decay_steps"):
+        for name in ("warmup_steps", "decay_steps", "patience", "token_learning_rate", "contrast_weight"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _require(self.temperature > 0, f"temperature is {self.temperature}; expected a number above 0")
         _require(
             self.alignment_weight > 0 and self.reconstruction_weight >= 0,
             "alignment_weight must be above 0 and reconstruction_weight 0 or more",
+        )
+        _require(
+            not self.patience or self.held_out > 0,
+            "patience looks at the held-out rows, and held_out is 0; keep some out, or set patience to 0",
         )
