@@ -90,7 +90,7 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         **{f"prompt for a {kind}": f"`{prompt}`" if prompt else "none" for kind, prompt in config["prompts"].items()},
         **{f"made from: {key}": value for key, value in training.get("pairs", {}).items()},
         **{f"training: {key}": value for key, value in training.get("config", {}).items() if key not in _SAID},
-        "foresay": config["foresay_version"],
+        **{f"made with: {key}": value for key, value in config["environment"].items()},
     }
     figures = training.get("figures")
     plain, documents = config["readout"] == "last", config["documents"]
