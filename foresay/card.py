@@ -53,8 +53,15 @@ Documents are embedded by the teacher `{name}`, bare, so an index that it made c
 `Encoder.encode_document` runs it; in the plain library this folder embeds queries only, and the teacher's own the
 documents."""
 _NOT_PLAIN = """\
-It reads every layer of the language model, which the modules of plain sentence-transformers cannot express; `Encoder`
-loads it, in the lines above."""
+It reads every layer of the language model, which the modules of plain sentence-transformers cannot express. With this
+package it has that library's interface too, for all that takes one of its models:
+
+```python
+from foresay import Encoder, as_sentence_transformer
+
+model = as_sentence_transformer(Encoder.from_pretrained("PATH"))
+queries = model.encode_query(["What does frugal mean?"])
+```"""
 
 _DECODING = """\
 encoder.decode(["What does frugal mean?"])                         # what the embedding stands for
