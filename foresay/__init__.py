@@ -7,7 +7,7 @@
 
 The files in the order of the data: config, errors · data, journal · backbone · respond · teacher (stages,
 bidirectional, llm2vec) · teach · model · encoder · pairs (matryoshka) · ridge, fit · step, train (stop, curves) ·
-checkpoint (plain, card), convert · lens · evaluate · quickstart · cli.
+checkpoint (plain, card), convert · library · lens · evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.
@@ -29,6 +29,7 @@ _HOMES = {
     "Targets": "teach",
     "TrainConfig": "config",
     "TeachConfig": "config",
+    "as_sentence_transformer": "library",
     "load_teacher": "teach",
     "read_queries": "data",
     "read_responses": "data",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .data import read_responses as read_responses
     from .encoder import Encoder as Encoder
     from .errors import ForesayError as ForesayError
+    from .library import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
     from .pairs import Pairs as Pairs
     from .teach import Targets as Targets

@@ -53,8 +53,15 @@ Documents are embedded by the teacher `{name}`, bare, so an index that it made c
 `Encoder.encode_document` runs it; in the plain library this folder embeds queries only, and the teacher's own the
 documents."""
 _NOT_PLAIN = """\
-It reads every layer of the language model, which the modules of plain sentence-transformers cannot express; `Encoder`
-loads it, in the lines above."""
+It reads every layer of the language model, which the modules of plain sentence-transformers cannot express. With this
+package it has that library's interface too, for all that takes one of its models:
+
+```python
+from foresay import Encoder, as_sentence_transformer
+
+model = as_sentence_transformer(Encoder.from_pretrained("PATH"))
+queries = model.encode_query(["What does frugal mean?"])
+```"""
 
 _DECODING = """\
 encoder.decode(["What does frugal mean?"])                         # what the embedding stands for
@@ -90,7 +97,7 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         **{f"prompt for a {kind}": f"`{prompt}`" if prompt else "none" for kind, prompt in config["prompts"].items()},
         **{f"made from: {key}": value for key, value in training.get("pairs", {}).items()},
         **{f"training: {key}": value for key, value in training.get("config", {}).items() if key not in _SAID},
-        "foresay": config["foresay_version"],
+        **{f"made with: {key}": value for key, value in config["environment"].items()},
     }
     figures = training.get("figures")
     plain, documents = config["readout"] == "last", config["documents"]

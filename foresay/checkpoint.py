@@ -30,6 +30,7 @@ from . import __version__
 from .backbone import Backbone, locate
 from .card import write_card
 from .encoder import Array, DocumentTeacher, Encoder
+from .environment import environment
 from .errors import BackboneError, CheckpointError, VerifyError
 from .journal import sync, write_json
 from .model import Model
@@ -294,6 +295,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "prompts": encoder.prompts,
         "documents": encoder.document_teacher and asdict(encoder.document_teacher),
         "training": record,
+        "environment": environment(backbone.device),
     }
 
 

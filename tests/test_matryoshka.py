@@ -13,6 +13,7 @@ from foresay.config import FitConfig, TeachConfig
 from foresay.encoder import Array, Encoder
 from foresay.errors import CheckpointError, InputError
 from foresay.fit import fit
+from foresay.library import as_sentence_transformer
 from foresay.matryoshka import principal_axes
 from foresay.pairs import Pairs
 from foresay.teach import SelfTeacher, Teacher, load_teacher
@@ -99,3 +100,21 @@ def test_a_teacher_handed_in(backbone: Get, tmp_path: Path) -> None:
     stranger.dim = 7
     with pytest.raises(InputError, match="width 7"):
         encoder.with_document_teacher(stranger)
+
+
+@pytest.mark.parametrize("documents", ["checkpoint", "teacher"])
+def test_as_sentence_transformer(backbone: Get, tmp_path: Path, documents: str) -> None:
+    """What plain sentence-transformers cannot open has its interface all the same."""
+    base = backbone("qwen3")
+    pairs, _ = taught(base)
+    config = FitConfig(compression=3, readout="all", documents=documents, dims=(8,), query_prompt="Say: ")  # type: ignore[arg-type]
+    encoder = fit(pairs, base, tmp_path / "c", config)
+    model = as_sentence_transformer(encoder)
+    np.testing.assert_allclose(model.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(model.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(model.encode(TEXTS[0]), encoder.encode(TEXTS[0]), atol=1e-5)
+    short = encoder.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True)
+    np.testing.assert_allclose(model.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True), short, atol=1e-5)
+    assert model.get_embedding_dimension() == 32
+    with pytest.raises(InputError, match="copy its folder"):
+        model.save(str(tmp_path / "saved"))
