@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 """In a state's folder: where the run was."""
-FREE = ("config.keep", "config.micro_batch_tokens")
+FREE = ("config.keep", "config.micro_batch_tokens", "config.tracker")
 """Options that a resumed run may change, since no figure depends on them."""
 
 

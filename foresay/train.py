@@ -31,6 +31,7 @@ from .ridge import ridge, standardise, start_from
 from .states import STATE, States
 from .step import Figures, gradient, losses_of
 from .stop import Stopped, stop_signals
+from .tracking import tracking
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,13 @@ def train(
     run = _Run(pairs, backbone, output, config or TrainConfig())
     report = report if run.processes.first else None
     run.resume(report)
-    with stop_signals() as stopped:
+    tracker = run.config.tracker if run.processes.first else "none"
+    with tracking(tracker, run.states.folder, asdict(run.config)) as track, stop_signals() as stopped:
         while not run.done():
             figures = run.one_step()
             stop = run.processes.any(stopped())
             figures |= run.record(figures, stop)
+            track(run.step, figures)
             if report:
                 report(run.step, figures)
             if stop and not run.done():
@@ -237,7 +240,7 @@ class _Run:
         from .curves import draw_curves  # matplotlib is slow to import
 
         def write() -> None:
-            draw_curves(self.states.metrics, self.states.folder / "curves.png")
+            draw_curves(self.states.metrics, self.states.folder / "curves.png", self.config.alignment)
             checkpoint.save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
 
         self._load_weights(self.best["step"])
