@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +27,7 @@ from .errors import BackboneError, DeviceError, InputError
 logger = logging.getLogger(__name__)
 
 NANO = "nano"
+QUANTIZED = ("8bit", "4bit")
 NANO_FOLDER = Path(__file__).parent / "nano"
 OWN_TOKENIZER = "backbone_tokenizer"
 """Folder inside a checkpoint's copy of its backbone: there the tokenizer beside the weights appends special tokens."""
@@ -106,32 +109,48 @@ class Backbone:
         self._check_head()
 
     @classmethod
-    def load(cls, name: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> "Backbone":
+    def load(
+        cls,
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: dict[str, str | int] | None = None,
+    ) -> "Backbone":
         """Loads a model by hub id, folder, or `nano` (the small one inside this package).
 
         Args:
             name: hub id, folder, or `nano`.
             revision: commit, branch or tag, for hub ids.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` keeps the type the weights are stored in.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `spread` puts the layers on all GPUs, one part behind
+                another, for a model that is too large for one.
+            dtype: `auto` keeps the type the weights are stored in; `8bit` and `4bit` are made by bitsandbytes.
+            device_map: which module goes where, as `spread` does by itself; see accelerate's documentation.
 
         Raises:
             BackboneError: if there is no such model, or it cannot be used.
             DeviceError: if the device does not exist here.
         """
-        target = pick_device(device)
+        options: dict[str, Any] = {"dtype": dtype}
+        if dtype in QUANTIZED:
+            options = {"dtype": "auto", "quantization_config": _quantization(dtype)}
+        if device_map is None:
+            device_map = "auto" if device == "spread" else {"": pick_device(device)}  # type: ignore[assignment, dict-item]
         source = str(locate(name))
         try:
             own = Path(source, OWN_TOKENIZER)
             tokenizer = AutoTokenizer.from_pretrained(str(own) if own.is_dir() else source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, device_map=device_map, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BackboneError(
                 f"cannot load the language model {name!r}: {reason} (expected a folder with a causal model, "
                 "a hub id, or the word nano)"
             ) from error
-        return cls(model.to(target), tokenizer, name, revision)
+        _keep_together(model, name)
+        _keep_differentiable(model)
+        return cls(model, tokenizer, name, revision)
 
     # -- what the method needs to know about the model ---------------------------------------------------
 
@@ -144,6 +163,19 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Number type of the embedding matrix."""
         return self.embedding.weight.dtype
+
+    @property
+    def number_type(self) -> str:
+        """What `load` would have to be told as `dtype`: also `8bit` and `4bit`, in which only the layers are."""
+        found = getattr(self.model.config, "quantization_config", None)
+        if getattr(self.model, "is_quantized", False) and found is not None:
+            return "4bit" if getattr(found, "load_in_4bit", False) else "8bit"
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def spread(self) -> bool:
+        """Whether the layers are on several devices."""
+        return len(_devices(self.model)) > 1
 
     @property
     def least_tokens(self) -> int:
@@ -299,12 +331,67 @@ class Backbone:
     def sample(self) -> Tensor:
         """A few numbers of every inner weight, float32: enough to tell another model, revision or fine-tune.
 
-        The embedding matrix is left out, since a checkpoint may write special tokens into its spare rows.
+        The embedding matrix is left out, since a checkpoint may write special tokens into its spare rows. Of weights
+        in 8 or 4 bits the numbers are not to be had: NaN, which fits any.
         """
         outer = {id(self.embedding.weight), id(self.model.get_output_embeddings().weight)}
-        inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer and w.is_floating_point()]
-        picks = [w.flatten()[[0, w.numel() // 2, w.numel() - 1]].float().cpu() for w in inner]
-        return torch.cat(picks)
+        inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer]
+        return torch.cat([_three_of(w) for w in inner])
+
+
+def _three_of(weight: Tensor) -> Tensor:
+    if not weight.is_floating_point():
+        return torch.full((3,), float("nan"))
+    return weight.flatten()[[0, weight.numel() // 2, weight.numel() - 1]].float().cpu()
+
+
+def _quantization(dtype: str) -> Any:  # noqa: ANN401 - transformers' own type
+    """How the library is to load weights in few bits.
+
+    Raises:
+        BackboneError: if bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise BackboneError(f"--dtype {dtype} needs bitsandbytes, which is not installed: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if dtype == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _devices(model: PreTrainedModel) -> set[str]:
+    return {str(place) for place in (getattr(model, "hf_device_map", None) or {"": ""}).values()}
+
+
+def _keep_together(model: PreTrainedModel, name: str) -> None:
+    """Makes a model on several devices look like one on its first: states and logits come back to it.
+
+    Raises:
+        BackboneError: if a part of it has no place on a GPU. It would be fetched anew for every pass, each step.
+    """
+    devices = _devices(model)
+    if len(devices) < 2:
+        return
+    if devices & {"cpu", "disk"}:
+        elsewhere = " and ".join(sorted(devices & {"cpu", "disk"}))
+        raise BackboneError(
+            f"{name} does not fit the GPUs: parts of it would be on the {elsewhere}; "
+            "take more GPUs, or weights of fewer bits: --dtype 8bit, --dtype 4bit"
+        )
+    for module in (model.get_decoder(), model.get_output_embeddings()):
+        add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"), append=True)
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keeps 4-bit layers on the CPU from a form for inference alone.
+
+    bitsandbytes (0.50.2) packs the weights anew in the first pass without gradient, and its product with packed
+    weights lets no gradient through: that of the special tokens pointed anywhere (cosine 0.01 to the true one).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -46,8 +46,9 @@ GOLDEN_TEXTS = (
     "A text that holds <|im_end|> and <think> is a text.",
     "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
 )
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest relative distance to the golden vectors by number type: what other kernels may differ by."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
+"""Largest relative distance to the golden vectors by number type: what other kernels may differ by; for few bits, what
+the same weights in more bits do (.04 and .29 on the packaged backbone)."""
 
 
 def save(
@@ -233,7 +234,7 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     folder = find(path)
     config, golden = read_config(folder), _tensors(folder / GOLDEN)
     encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
-    used = str(encoder.model.backbone.dtype).removeprefix("torch.")
+    used = encoder.model.backbone.number_type
     tolerance = max(TOLERANCE[used], TOLERANCE[config["backbone"]["dtype"]])
     expected = golden["embeddings"].numpy()
     texts = list(GOLDEN_TEXTS)
@@ -280,7 +281,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "backbone": {
             "name": name,
             "revision": backbone.revision,
-            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "dtype": backbone.number_type,
             "bundled": bundled,
         },
         "thought": model.thought,
@@ -324,7 +325,8 @@ def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: 
 def same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
     """Refuses a backbone whose sample of weights is not the expected one; `name` is the one that was recorded."""
     found = backbone.sample()
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
+    known = ~(found.isnan() | expected.isnan()) if found.shape == expected.shape else None
+    if known is None or not torch.allclose(found[known], expected[known], rtol=1e-2, atol=1e-3):
         raise BackboneError(
             f"{backbone.name} is not the model this checkpoint was trained on ({name}): its weights differ; "
             "pass the right one, or the right revision"

@@ -92,9 +92,18 @@ def shared(name: str) -> Callable[[F], F]:
             "-m", "--backbone", required=True, help="The language model: hub id, folder, or the word nano."
         ),
         "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
-        "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto."),
+        "device": click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, cuda:1, mps, auto, or spread (a model too large for one GPU over all of them).",
+        ),
         "dtype": click.option(
-            "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Number type of the backbone."
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="auto",
+            show_default=True,
+            help="Number type of the backbone; 8bit and 4bit need bitsandbytes.",
         ),
         "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),

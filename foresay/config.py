@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 
 from .errors import InputError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
+DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Readout = Literal["last", "all"]
@@ -93,7 +93,9 @@ class TeacherConfig(Options):
     simcse_learning_rate: Annotated[float, "Peak learning rate of AdamW in stage 2."] = 3e-5
     micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
     save_every: Annotated[int, "Steps between two saves of the state that a killed run resumes from."] = 100
-    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    dtype: Annotated[
+        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+    ] = "auto"
     seed: Annotated[int, "Seed of the initial weights, the order of the texts, the blanks and the dropout."] = 0
     tracker: Annotated[Tracker, "Where the figures go too, besides training/metrics.jsonl."] = "none"
 
@@ -149,7 +151,9 @@ class ShapeConfig(Options):
     )
     max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
     held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
-    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    dtype: Annotated[
+        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+    ] = "auto"
     seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
 
     def __post_init__(self) -> None:

@@ -101,6 +101,11 @@ class _Run:
             raise InputError(
                 f"batch_size is {config.batch_size} for {self.processes.count} processes; each needs a row or more"
             )
+        if backbone.spread and self.processes.count > 1:
+            raise InputError(
+                f"the backbone is spread over the GPUs, and {self.processes.count} processes would each do so; "
+                "start one process, or leave out --device spread"
+            )
         self.states = States(output / "training", config.keep)
         self.encoder = untrained(pairs, backbone, config)
         self.encoder.decodes = config.reconstruction_weight > 0
