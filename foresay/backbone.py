@@ -7,6 +7,7 @@ nine characters of text, so a query cannot end its own turn, and a passage canno
 
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +36,16 @@ _SENTINEL = "FORESAYTEXT"
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
+    Where several processes were launched on a machine, `auto` and `cuda` are the GPU of this one's number.
+
     Raises:
         DeviceError: if the device does not exist here.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
+        name = next(kind for kind, there in present.items() if there)
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -32,7 +32,7 @@ from .card import write_card
 from .encoder import Array, DocumentTeacher, Encoder
 from .environment import environment
 from .errors import BackboneError, CheckpointError, VerifyError
-from .journal import write_json
+from .journal import sync, write_json
 from .model import Model
 from .plain import COPY, write_backbone, write_plain
 
@@ -360,10 +360,11 @@ def appear(draft: Path, folder: Path) -> None:
     for path in draft.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # safetensors writes for the owner alone; a checkpoint is there to be shared
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync(path)
+    sync(draft)
     if not folder.exists():
         os.replace(draft, folder)
+        sync(folder.parent)
         return
     before = json.loads((folder / CONFIG).read_text())["files"] if (folder / CONFIG).is_file() else []
     (folder / CONFIG).unlink(missing_ok=True)
@@ -371,4 +372,5 @@ def appear(draft: Path, folder: Path) -> None:
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     for path in sorted(draft.iterdir(), key=lambda p: p.name == CONFIG):
         os.replace(path, folder / path.name)
+    sync(folder)
     draft.rmdir()

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from .config import DTYPES, Options
 from .errors import ForesayError
@@ -76,6 +77,12 @@ def _kind(hint: Any) -> Any:  # noqa: ANN401 - a type, or what click takes for o
 def build(config: type[C], values: dict[str, Any]) -> C:
     """Takes a config's fields out of a command's arguments."""
     return config(**{name: values.pop(name) for name in config.help()})
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that its user has given, and not left at their defaults."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in values.items() if source(name) is not ParameterSource.DEFAULT}
 
 
 def shared(name: str) -> Callable[[F], F]:

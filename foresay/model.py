@@ -1,7 +1,7 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
 In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
-embedding (batch, dim); and the two losses. Two readouts of the states:
+embedding (batch, dim); and the loss of writing the response from a soft prompt. Two readouts of the states:
 
     last   as published: (batch, compression, hidden); the alignment map reads the soft prompt
     all    beyond it: (batch, layers, compression, hidden); the alignment map reads every layer's state, standardised
@@ -259,15 +259,7 @@ class Model(nn.Module):
         """The teacher's vectors (batch, dim) as the embedding spells them; cosines and distances stay."""
         return vectors if self.rotation is None else vectors @ self.rotation
 
-    # -- the losses --------------------------------------------------------------------------------------
-
-    @staticmethod
-    def alignment_loss(embedding: Tensor, target: Tensor) -> Tensor:
-        """Squared error between embedding and target, both (batch, dim): mean over dim, *sum* over the batch.
-
-        A sum, so that a batch cut into micro-batches adds up to the same loss.
-        """
-        return (embedding - target).square().mean(dim=1).sum()
+    # -- the loss of decoding ----------------------------------------------------------------------------
 
     def reconstruction_loss(self, soft_prompt: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
         """Next-token cross-entropy of the responses with the soft prompt as their only prefix.

@@ -38,6 +38,7 @@ from .llm2vec import LLM2VecTeacher, fingerprint, save
 from .stages import DROPOUT, blank, mntp_gradient, simcse_gradient
 from .step import Figures
 from .stop import Stopped, stop_signals
+from .tracking import tracking
 from .train import row_order
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,12 @@ def make_teacher(
     """
     run = _Run(check_texts(texts), backbone, Path(output), config or TeacherConfig())
     run.resume()
-    with stop_signals() as stopped:
+    with tracking(run.config.tracker, run.folder, asdict(run.config)) as track, stop_signals() as stopped:
         while run.step < run.total:
             figures = run.one_step()
             last, stop = run.step == run.total, stopped()
             run.log(figures)
+            track(run.step, figures)
             if last or stop or run.step == run.config.mntp_steps or run.step % run.config.save_every == 0:
                 run.save()
             if progress:
@@ -197,12 +199,14 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+        options = asdict(self.config)
+        del options["tracker"]  # the teacher does not depend on who watched
         return {
             "backbone": self.backbone.name,
             "revision": self.backbone.revision,
             "texts": len(self.texts),
             "texts_sha256": digest,
-            "config": asdict(self.config),
+            "config": options,
         }
 
     def resume(self) -> None:
