@@ -49,17 +49,20 @@ WAYS = {
 
 
 class Embedder(Protocol):
-    """Whatever embeds queries and documents into one space; two with the same fingerprint give the same vectors."""
+    """Whatever embeds queries and documents into one space; two with the same fingerprint give the same vectors.
+
+    May have `seconds_per_query`, where it knows better than a clock around `encode_query`.
+    """
 
     name: str
     dim: int
     fingerprint: str
 
-    def encode_query(self, texts: Sequence[str]) -> Array:
+    def encode_query(self, texts: Sequence[str], /) -> Array:
         """Vectors (texts, dim), float32."""
         ...
 
-    def encode_document(self, texts: Sequence[str]) -> Array:
+    def encode_document(self, texts: Sequence[str], /) -> Array:
         """Vectors (texts, dim), float32, in the same space."""
         ...
 
@@ -82,7 +85,12 @@ class TeacherEmbedder:
 
 
 class ResponseEmbedder(TeacherEmbedder):
-    """The teacher on a response from a file, found by the text of its query."""
+    """The teacher on a response from a file, found by the text of its query.
+
+    What it takes is not known: writing the file is not part of it.
+    """
+
+    seconds_per_query = float("nan")
 
     def __init__(self, teacher: Teacher, responses: Path) -> None:
         """Reads the responses.
@@ -104,8 +112,8 @@ class ResponseEmbedder(TeacherEmbedder):
         missing = [text for text in dict.fromkeys(texts) if text not in self.responses]
         if missing:
             raise DataError(
-                f"{self.path} answers {len(missing)} of {len(set(texts))} queries not, first {missing[0][:80]!r}; write "
-                f"them to a file and add them: foresay respond QUERIES -m BACKBONE -o {self.path}"
+                f"{self.path} holds no response to {len(missing)} of {len(set(texts))} queries, first "
+                f"{missing[0][:80]!r}; write them to a file and add them: foresay respond FILE -m MODEL -o {self.path}"
             )
         return self.teacher.embed([self.responses[text] for text in texts])
 
@@ -124,9 +132,8 @@ class HydeEmbedder(TeacherEmbedder):
         """Uses a teacher and a backbone that are loaded already; `config` as for `respond`."""
         super().__init__(teacher, "hyde")
         self.backbone, self.path, self.config = backbone, path, config or RespondConfig()
-        self.fingerprint = _digest(
-            self.fingerprint, backbone.sample().numpy().tobytes().hex(), str(backbone.dtype), str(self.config)
-        )
+        weights = _sample(backbone.model.parameters())
+        self.fingerprint = _digest(self.fingerprint, weights, str(backbone.dtype), str(self.config))
         self.unanswered = 0
         self._responses: dict[str, str] = {}
 
@@ -137,23 +144,25 @@ class HydeEmbedder(TeacherEmbedder):
         if without:
             self.unanswered += without
             logger.warning("%d of %d texts got no response and are embedded themselves", without, len(texts))
-        return self.teacher.embed([self._responses.get(text, text) for text in texts])
+        start = time.perf_counter()
+        vectors = self.teacher.embed([self._responses.get(text, text) for text in texts])
+        self._add("embedding", len(texts), time.perf_counter() - start)
+        return vectors
 
     @property
-    def generation_seconds(self) -> float:
-        """What writing took, in seconds a response, over all runs that wrote into the file; NaN if none did."""
+    def seconds_per_query(self) -> float:
+        """Writing and embedding, over all runs that wrote into the file: one that found it there measured nothing."""
         spent = self._spent()
-        return spent["seconds"] / spent["responses"] if spent["responses"] else float("nan")
+        return sum(
+            spent[f"{what} seconds"] / spent[what] if spent[what] else float("nan") for what in ("writing", "embedding")
+        )
 
     def _answer(self, texts: list[str]) -> None:
         if not texts:
             return
-        spent, start = self._spent(), time.perf_counter()
+        start = time.perf_counter()
         summary = respond([Query(content_id(text), text) for text in texts], self.backbone, self.path, self.config)
-        if summary.written:  # what an earlier run wrote cost nothing now: only what both figures are about is counted
-            spent["responses"] += summary.written
-            spent["seconds"] += time.perf_counter() - start
-            write_json(self._clock, spent)
+        self._add("writing", summary.written, time.perf_counter() - start)
         wanted = set(texts)
         rows = read_responses(self.path) if self.path.stat().st_size else []
         self._responses.update({row.query: row.response for row in rows if row.query in wanted})
@@ -163,7 +172,16 @@ class HydeEmbedder(TeacherEmbedder):
         return self.path.with_suffix(".seconds.json")
 
     def _spent(self) -> dict[str, Any]:
-        return read_json(self._clock) if self._clock.exists() else {"responses": 0, "seconds": 0.0}
+        zero = {"writing": 0, "writing seconds": 0.0, "embedding": 0, "embedding seconds": 0.0}
+        return read_json(self._clock) if self._clock.exists() else zero
+
+    def _add(self, what: str, done: int, seconds: float) -> None:
+        """Counts what was done, if anything."""
+        if done:
+            spent = self._spent()
+            spent[what] += done
+            spent[f"{what} seconds"] += seconds
+            write_json(self._clock, spent)
 
 
 class ModelEmbedder:
@@ -224,7 +242,7 @@ def load_baseline(
         an embedder; for `bm25`, which has no vectors, a search that mteb runs as it is.
 
     Raises:
-        InputError: if there is no such model, or no file for `response`.
+        InputError: if there is no such model, no file for `response`, or no library for `bm25`.
     """
     if name == "teacher":
         return TeacherEmbedder(teacher)
@@ -236,34 +254,16 @@ def load_baseline(
         if responses is None:
             raise InputError("the baseline response needs a file of responses: add --responses FILE")
         return ResponseEmbedder(teacher, responses)
-    return bm25() if name == "bm25" else ModelEmbedder(name, device)
+    return _bm25() if name == "bm25" else ModelEmbedder(name, device)
 
 
-def bm25() -> "SearchProtocol":
-    """BM25 as mteb runs it (English stop words and stemming, k1 1.5, b 0.75); only for retrieval and reranking.
-
-    Raises:
-        InputError: if the extra `evaluate` is not installed.
-    """
+def _bm25() -> "SearchProtocol":
     try:
-        import bm25s  # noqa: F401  # mteb imports it when it is too late for a clear message
-        from mteb import get_model_meta
-        from mteb.models.model_implementations.bm25 import BM25Search
+        from .bm25 import Bm25
     except ImportError as error:
         raise InputError(f"bm25 needs {error.name}: pip install 'foresay[evaluate]'") from error
-
-    class Search(BM25Search):  # type: ignore[misc, unused-ignore]
-        """Ranks all candidates of a reranking task; mteb's own only those among its first thousand of the corpus."""
-
-        name, fingerprint = "bm25", "bm25"
-        mteb_model_meta = get_model_meta("mteb/baseline-bm25s")
-
-        def search(self, queries: Any, *, top_k: int, top_ranked: Any = None, **options: Any) -> Any:  # noqa: ANN401
-            """As mteb's."""
-            depth = top_k if top_ranked is None else len(self.corpus_idx_to_id)
-            return super().search(queries, top_k=depth, top_ranked=top_ranked, **options)
-
-    return Search()
+    search: SearchProtocol = Bm25()
+    return search
 
 
 def teacher_of(checkpoint: str | Path, backbone: Backbone, device: str = "auto", name: str | None = None) -> Teacher:
@@ -287,8 +287,8 @@ def teacher_of(checkpoint: str | Path, backbone: Backbone, device: str = "auto",
     revision = pairs.get("revision")
     if revision is not None and teacher.revision is not None and teacher.revision != revision:
         raise InputError(
-            f"the teacher {wanted} has revision {teacher.revision}, {checkpoint} was trained on {revision}; get that one, "
-            "or name its place: --teacher NAME"
+            f"the teacher {wanted} has revision {teacher.revision}, {checkpoint} was trained on {revision}; get that "
+            "one, or name its place: --teacher NAME"
         )
     return teacher
 
