@@ -200,8 +200,20 @@ def test_seconds() -> None:
     assert comparison.has("a", comparison.columns) and not comparison.has("b", comparison.columns)
 
 
+def test_a_figure_without_items() -> None:
+    """Has no interval; in a mean it counts as certain."""
+    other = Column("u", "ap", "pair_classification", True)
+    bare = [Score("u", "pair_classification", "ap", name, 0.5, "none", {}, 0.1, True) for name in "ab"]
+    comparison = Comparison([means("a", [0.0, 1.0] * 20), means("b", [1.0, 0.0] * 20), *bare])
+    alone, both = comparison.score("a", [other]), comparison.score("a", [COLUMN, other])
+    assert alone.value == 0.5 and np.isnan(alone.low) and comparison.items[other] == 0
+    assert not comparison.difference("a", "b", [other]).certain
+    single = comparison.score("a", [COLUMN])
+    assert both.high - both.low == pytest.approx((single.high - single.low) / 2)
+
+
 def test_what_cannot_be_compared() -> None:
-    """Other items, other labels, twice the same, no items, a method without scores."""
+    """Other items, other labels, twice the same, a method without scores."""
     gold = np.arange(3.0)
     with pytest.raises(DataError, match="other items of t"):
         Comparison([means("a", [1.0, 0.0]), means("b", [1.0])])
@@ -209,8 +221,6 @@ def test_what_cannot_be_compared() -> None:
         Comparison([ranks("a", gold, gold), ranks("b", gold, gold[::-1])])
     with pytest.raises(DataError, match="two scores of m on t"):
         Comparison([means("a", [1.0]), means("a", [1.0])])
-    with pytest.raises(DataError, match="no items"):
-        Comparison([Score("t", "retrieval", "m", "a", 0.0, "mean", {"score": np.empty(0)}, 0.1, True)])
     with pytest.raises(DataError, match="make no spearman"):
         Comparison([Score("t", "sts", "m", "a", 0.0, "spearman", {"score": gold}, 0.1, True)])
     with pytest.raises(InputError, match="no scores of c"):

@@ -63,7 +63,7 @@ class Comparison:
     Attributes:
         columns: in the order of the scores.
         methods: name of each method, with its embedders: one, or the checkpoints that differ in their seed.
-        items: how many items each column has.
+        items: how many items each column has; 0 where only mteb's average is known, which is then taken as certain.
         seed: of the draws.
         draws: how many.
     """
@@ -111,12 +111,12 @@ class Comparison:
         return float(np.mean(known)) if known else float("nan")
 
     def score(self, method: str, columns: Sequence[Column]) -> Estimate:
-        """The mean of a method's figures in these columns."""
-        return _estimate(self._stack(method, columns))
+        """The mean of a method's figures in these columns; the interval is NaN where no items are known."""
+        return self._estimate(self._stack(method, columns), columns)
 
     def difference(self, method: str, baseline: str, columns: Sequence[Column]) -> Estimate:
         """By how much a method's mean is above a baseline's."""
-        return _estimate(self._stack(method, columns) - self._stack(baseline, columns).mean(axis=0))
+        return self._estimate(self._stack(method, columns) - self._stack(baseline, columns).mean(axis=0), columns)
 
     def change(self, method: str, baseline: str, columns: Sequence[Column]) -> Estimate:
         """The same in per cent of the baseline's mean, as the paper states it: of averages, not an average of changes.
@@ -125,7 +125,17 @@ class Comparison:
         """
         base = self._stack(baseline, columns).mean(axis=0)
         base = np.where(base == 0, np.nan, base)
-        return _estimate(100 * (self._stack(method, columns) / base - 1))
+        return self._estimate(100 * (self._stack(method, columns) / base - 1), columns)
+
+    def _estimate(self, stack: Floats, columns: Sequence[Column]) -> Estimate:
+        """From (checkpoints, 1 + draws)."""
+        path = stack.mean(axis=0)
+        spread = float(stack[:, 0].std(ddof=1)) if len(stack) > 1 else None
+        known = path[1:][~np.isnan(path[1:])]
+        if np.isnan(path[0]) or not len(known) or not any(self.items[column] for column in columns):
+            return Estimate(float(path[0]), float("nan"), float("nan"), spread)
+        low, high = np.percentile(known, [2.5, 97.5])
+        return Estimate(float(path[0]), float(low), float(high), spread)
 
     def _stack(self, method: str, columns: Sequence[Column]) -> Floats:
         """(checkpoints, 1 + draws): first the figure itself, then what each draw made of it; mean over columns."""
@@ -134,14 +144,12 @@ class Comparison:
 
     def _resample(self, column: Column, scores: Sequence[Score]) -> None:
         """Draws the items of a column, the same ones for each of its scores."""
-        size = _same_items(column, scores)
-        self.items[column] = size
-        paths = np.empty((len(scores), 1 + self.draws))
-        paths[:, 0] = [score.value for score in scores]
+        self.items[column] = size = _same_items(column, scores)
+        paths = np.repeat([[score.value] for score in scores], 1 + self.draws, axis=1)
         # by the task, not the column: two metrics of one task are about the same items, and stay together in a mean
         generator = np.random.default_rng([self.seed, *column.task.encode()])
-        block = max(1, _BLOCK // size)
-        for start in range(1, 1 + self.draws, block):
+        block = max(1, _BLOCK // max(1, size))
+        for start in range(1, 1 + self.draws if size else 0, block):
             counts = _counts(generator, size, min(block, 1 + self.draws - start))
             for row, score in enumerate(scores):
                 paths[row, start : start + len(counts)] = _redone(score, counts)
@@ -165,29 +173,22 @@ def _same_items(column: Column, scores: Sequence[Score]) -> int:
     """How many items a column has; DataError unless all of its scores are about the same ones."""
     first = scores[0]
     for score in scores:
-        if set(score.items) - {"item"} != STATISTICS.get(score.statistic) or score.statistic != first.statistic:
+        if set(score.items) - {"item"} != STATISTICS.get(score.statistic, set()):
             raise DataError(f"{score.key} has the items {sorted(score.items)}, which make no {score.statistic}")
         shapes = {items.shape for one in (first, score) for items in one.items.values()}
         given = [name for name in ("gold", "label", "item") if name in first.items or name in score.items]
-        if len(shapes) != 1 or not all(np.array_equal(first.items[name], score.items[name]) for name in given):
+        if (
+            len(shapes) > 1
+            or score.statistic != first.statistic
+            or not all(np.array_equal(first.items[name], score.items[name]) for name in given)
+        ):
             raise DataError(
                 f"{first.embedder} and {score.embedder} were scored on other items of {column.task} "
                 f"({column.metric}), so they cannot be compared; evaluate both in one run"
             )
-    if not next(iter(first.items.values())).size:
-        raise DataError(f"{column.task} ({column.metric}) has no items; expected one or more")
-    return int(first.items["item"].max()) + 1 if "item" in first.items else next(iter(first.items.values())).shape[-1]
-
-
-def _estimate(stack: Floats) -> Estimate:
-    """From (checkpoints, 1 + draws)."""
-    path = stack.mean(axis=0)
-    spread = float(stack[:, 0].std(ddof=1)) if len(stack) > 1 else None
-    known = path[1:][~np.isnan(path[1:])]
-    if np.isnan(path[0]) or not len(known):
-        return Estimate(float(path[0]), float("nan"), float("nan"), spread)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Estimate(float(path[0]), float(low), float(high), spread)
+    if "item" in first.items:
+        return int(first.items["item"].max()) + 1
+    return next((items.shape[-1] for items in first.items.values()), 0)
 
 
 # -- the statistics of a resample ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ What a reader would get wrong: error bars of two methods may overlap where their
 items are the same for both; `differences.png` is the one to judge by.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,13 @@ def draw_pictures(report: "Report", folder: Path) -> list[Path]:
 
 def draw_scores(report: "Report") -> "Figure | None":
     """Bars with intervals: each figure, or with many tasks the means of each kind."""
-    lines = [line for line in report.lines if line.tasks == 1 and _is_main(line)]
+    lines = [line for line in report.lines if line.tasks == 1 and line.main]
     if len(lines) > _MOST_BARS:
-        means = [line for line in report.lines if line.tasks > 1]
+        means = [line for line in report.lines if line.tasks > 1 and line.main]
         averaged = {(line.kind, line.metric) for line in means}
         lines = [line for line in lines if (line.kind, line.metric) not in averaged] + means
-    figure = _figure(max(6.0, 1.6 + len(lines) * (0.5 + 0.28 * len(report.methods))), 4.2)
+        lines.sort(key=lambda line: line.kind == "safety_retrieval")  # behind the others
+    figure = _figure(max(6.0, 1.0 + len(lines) * max(1.15, 0.2 + 0.17 * len(report.methods))), 4.2)
     panel = figure.subplots()
     width = 0.8 / len(report.methods)
     for i, method in enumerate(report.methods):
@@ -69,7 +71,8 @@ def draw_scores(report: "Report") -> "Figure | None":
             label=_label(report, method),
         )
     panel.set_xticks(range(len(lines)), [_wrapped(line) for line in lines])
-    panel.tick_params(axis="x", length=0)
+    panel.tick_params(axis="x", length=0, labelsize=9)
+    panel.set_xlim(-0.6, len(lines) - 0.4)
     _finish(panel, "y")
     _legend(figure, panel)
     return figure
@@ -77,44 +80,61 @@ def draw_scores(report: "Report") -> "Figure | None":
 
 def draw_tasks(report: "Report") -> "Figure | None":
     """A row a figure, a dot a method; None where bars show as much."""
-    lines = [line for line in report.lines if line.tasks == 1]
+    lines = [line for line in report.lines if line.tasks == 1 and line.main]
     if len(lines) <= _MOST_BARS:
         return None
-    figure = _figure(8.5, 1.3 + len(lines) * (0.16 + 0.11 * len(report.methods)))
+    figure = _figure(8.5, 1.3 + len(lines) * (0.14 + 0.05 * len(report.methods)))
     panel = figure.subplots()
     for i, method in enumerate(report.methods):
         places, shown = _shown(lines, method)
         shift = 0.6 * ((i + 0.5) / len(report.methods) - 0.5)
         _dots(panel, [place + shift for place in places], shown, i, _label(report, method))
     _rows(panel, lines)
+    _between(panel, lines)
     _finish(panel, "x")
     _legend(figure, panel)
     return figure
 
 
 def draw_differences(report: "Report") -> "Figure | None":
-    """Ours minus each baseline with its paired interval; to the right of 0 is better, also where lower is better."""
+    """Ours minus each baseline with its paired interval; to the right of 0 is better, also where lower is better.
+
+    Safety has a scale of its own below: its differences are often ten times as large.
+    """
     if not report.baselines:
         return None
-    lines = [line for line in report.lines if _is_main(line)]
-    figure = _figure(3.6 + 2.4 * len(report.baselines), 1.3 + 0.34 * len(lines))
-    panels = figure.subplots(1, len(report.baselines), sharey=True, sharex=True, squeeze=False)[0]
-    for i, (panel, method) in enumerate(zip(panels, report.baselines, strict=True), 1):
-        for place, line in enumerate(lines):
-            if method not in line.differences:
-                continue
-            difference, sign = line.differences[method], 1 if line.higher_is_better else -1
-            low, high = sorted((sign * difference.low, sign * difference.high))
-            color = COLORS[0] if low > 0 else COLORS[5] if high < 0 else "#9ca3af"
-            panel.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="round")
-            panel.plot([sign * difference.value], [place], MARKS[0], color=color, markersize=6)
-        panel.axvline(0, color="#1f2937", linewidth=0.8)
-        panel.set_title(f"over {_label(report, method)}", fontsize=10, color=COLORS[i % len(COLORS)])
-        _finish(panel, "x")
-    _rows(panels[0], lines)
-    figure.suptitle(f"{report.ours}: blue better, brown worse, grey not certain", fontsize=11)
-    figure.supxlabel("difference, right is better (95 % paired interval)", fontsize=9)
+    main = [line for line in report.lines if line.main]
+    parts = [[line for line in main if (line.kind == "safety_retrieval") == safety] for safety in (False, True)]
+    parts = [lines for lines in parts if lines]
+    figure = _figure(3.6 + 2.3 * len(report.baselines), 1.2 + 0.5 * len(parts) + 0.3 * len(main))
+    heights = [len(lines) for lines in parts]
+    grid = figure.subplots(
+        len(parts), len(report.baselines), sharex="row", sharey="row", squeeze=False, height_ratios=heights
+    )
+    for lines, panels in zip(parts, grid, strict=True):
+        for panel, method in zip(panels, report.baselines, strict=True):
+            _forest(panel, lines, method)
+            panel.tick_params(left=panel is panels[0])
+        _rows(panels[0], lines)
+    for panel, method in zip(grid[0], report.baselines, strict=True):
+        panel.set_title(f"against {_label(report, method)}", fontsize=10)
+    figure.suptitle(f"{report.ours}: blue is better, brown worse, grey not certain", fontsize=11)
+    figure.supxlabel("difference and its paired 95 % interval; right is better", fontsize=9)
     return figure
+
+
+def _forest(panel: "Axes", lines: Sequence["Line"], method: str) -> None:
+    for place, line in enumerate(lines):
+        if method not in line.differences:
+            continue
+        difference, sign = line.differences[method], 1 if line.higher_is_better else -1
+        low, high = sorted((sign * difference.low, sign * difference.high))
+        color = COLORS[0] if low > 0 else COLORS[5] if high < 0 else "#9ca3af"
+        panel.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="round")
+        panel.plot([sign * difference.value], [place], "D" if line.tasks > 1 else "o", color=color, markersize=6)
+    panel.axvline(0, color="#1f2937", linewidth=0.8)
+    _between(panel, lines)
+    _finish(panel, "x")
 
 
 def draw_safety(report: "Report") -> "Figure | None":
@@ -142,24 +162,25 @@ def draw_safety(report: "Report") -> "Figure | None":
 
 
 def draw_latency(report: "Report") -> "Figure | None":
-    """Quality against what a query costs, in seconds on a logarithmic scale."""
-    line = next(
-        (line for line in reversed(report.lines) if line.higher_is_better and line.kind != "safety_retrieval"), None
-    )
-    shown = (
-        []
-        if line is None
-        else [method for method in report.methods if method in report.seconds and method in line.scores]
-    )
-    if line is None or len(shown) < 2:
+    """Quality against what a query costs, on a logarithmic scale; None if it was measured for one method only."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    lines = [line for line in report.lines if line.main and line.kind != "safety_retrieval"]
+    shown = [method for method in report.methods if lines and method in report.seconds and method in lines[-1].scores]
+    if len(shown) < 2:
         return None
+    line = lines[-1]  # the mean over most tasks stands last
     figure = _figure(5.8, 4.2)
     panel = figure.subplots()
     for i, method in enumerate(report.methods):
         if method in shown:
-            _point(panel, report.seconds[method], line.scores[method], i, _label(report, method))
+            _point(panel, 1000 * report.seconds[method], line.scores[method], i, _label(report, method))
     panel.set_xscale("log")
-    panel.set_xlabel("seconds a query, on the machine that measured")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel("milliseconds a query, on the machine that measured")
     panel.set_ylabel(line.title)
     _finish(panel, "both")
     _legend(figure, panel)
@@ -176,11 +197,6 @@ def _figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _is_main(line: "Line") -> bool:
-    """Leaves the raw dot product and other depths out: they stand in the table."""
-    return not line.metric.startswith("dot_")
 
 
 def _shown(lines: Sequence["Line"], method: str) -> tuple[list[int], list["Estimate"]]:
@@ -224,13 +240,17 @@ def _point(panel: "Axes", x: float, y: "Estimate", i: int, label: str, sideways:
 def _rows(panel: "Axes", lines: Sequence["Line"]) -> None:
     panel.set_yticks(range(len(lines)), [line.title for line in lines])
     panel.set_ylim(len(lines) - 0.4, -0.6)
+
+
+def _between(panel: "Axes", lines: Sequence["Line"]) -> None:
+    """A thin line between kinds, and before the means."""
     for place, (before, line) in enumerate(zip(lines, lines[1:], strict=False)):
-        if before.kind != line.kind:
+        if (before.tasks == line.tasks == 1 and before.kind != line.kind) or (before.tasks == 1 < line.tasks):
             panel.axhline(place + 0.5, color="#d1d5db", linewidth=0.8)
 
 
 def _wrapped(line: "Line") -> str:
-    return line.title.replace(", ", "\n")
+    return "\n".join(textwrap.fill(part, 17) for part in line.title.split(", "))
 
 
 def _label(report: "Report", method: str) -> str:
@@ -246,4 +266,10 @@ def _finish(panel: "Axes", grid: Any) -> None:  # noqa: ANN401
 
 def _legend(figure: "Figure", panel: "Axes") -> None:
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)), frameon=False)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=3 if figure.get_figwidth() < 6.5 and len(labels) > 4 else len(labels),
+        frameon=False,
+    )

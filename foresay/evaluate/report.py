@@ -6,16 +6,17 @@ What a reader would get wrong: the mean over tasks leaves safety out, where lowe
 for the other; and a method that lacks a task has no mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
+from ..errors import InputError
 from ..journal import write_json
 from .baselines import WAYS
 from .compare import Column, Comparison, Estimate
@@ -33,6 +34,7 @@ METRICS = {
 }
 SAFETY = "safety_retrieval"
 EVERYTHING = "all"
+PAIRED = "Paired on the items; bold where the interval leaves 0 out; per cent of the other's figure."
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Line:
         kind: of the task; `all` for the mean over kinds.
         metric: as mteb calls it; empty for a mean over different ones.
         higher_is_better: whether more is better.
+        main: whether it belongs into pictures: the first metric of a task, and what its safety is told by.
         tasks: how many it is the mean of; 1 is the figure itself.
         items: how many items the interval is over, tasks together.
         scores: of each method that has it.
@@ -55,6 +58,7 @@ class Line:
     kind: str
     metric: str
     higher_is_better: bool
+    main: bool
     tasks: int
     items: int
     scores: dict[str, Estimate]
@@ -90,14 +94,20 @@ class Report:
 
     @classmethod
     def of(cls, comparison: Comparison, ours: str) -> "Report":
-        """Works out every figure."""
+        """Works out every figure.
+
+        Raises:
+            InputError: if ours is not among the methods.
+        """
+        if ours not in comparison.methods:
+            raise InputError(f"{ours!r} was not compared; expected one of {', '.join(comparison.methods)}")
         order = [ours, *(method for method in comparison.methods if method != ours)]
         groups = _groups(comparison.columns)
         seconds = {method: comparison.seconds_per_query(method) for method in order}
         return cls(
             ours=ours,
             methods={method: len(comparison.methods[method]) for method in order},
-            lines=[_line(comparison, order, name, kind, columns) for name, kind, columns in groups],
+            lines=[_line(comparison, order, group) for group in groups],
             seconds={method: value for method, value in seconds.items() if not isnan(value)},
             seed=comparison.seed,
             draws=comparison.draws,
@@ -125,21 +135,22 @@ class Report:
         parts = [
             f"# Scores of {self.ours}\n\n```sh\n{command}\n```",
             _markdown_table(["", "items", *names], [self._score_cells(line, _with_interval) for line in self.lines]),
-            self.footnote(),
+            self.footnote().replace("\n", "  \n"),  # Markdown breaks a line that ends in two blanks
         ]
         if len(self.methods) > 1:
-            heads = ["", *(f"over {method}" for method in self.baselines)]
+            heads = ["", *(f"against {method}" for method in self.baselines)]
             parts += [
-                f"## How much {self.ours} differs",
+                f"## {self.ours} minus the others",
                 _markdown_table(heads, [[line.title, *self._difference_cells(line, "**")] for line in self.lines]),
-                "Paired on the items. Bold: the interval leaves 0 out.",
+                PAIRED,
             ]
         parts += [f"![{picture.stem.replace('-', ' ')}]({picture.name})" for picture in pictures]
         return "\n\n".join(parts) + "\n"
 
     def show(self, console: Console) -> None:
         """Prints the tables."""
-        table = Table(title="Scores", caption=self.footnote(), title_justify="left", caption_justify="left")
+        left: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
+        table = Table(title="Scores", caption=self.footnote(), **left)
         table.add_column("")
         for name in ("items", *self.methods):
             table.add_column(name, justify="right", style="bold" if name == self.ours else None)
@@ -150,12 +161,10 @@ class Report:
         console.print(table)
         if len(self.methods) == 1:
             return
-        differences = Table(
-            title=f"How much {self.ours} differs", caption="Bold: the interval leaves 0 out.", title_justify="left"
-        )
+        differences = Table(title=f"{self.ours} minus the others", caption=PAIRED, **left)
         differences.add_column("")
         for method in self.baselines:
-            differences.add_column(f"over {method}", justify="right")
+            differences.add_column(f"against {method}", justify="right")
         for line in self.lines:
             differences.add_row(line.title, *self._difference_cells(line, "[bold]"))
         console.print(differences)
@@ -166,59 +175,70 @@ class Report:
         return [method for method in self.methods if method != self.ours]
 
     def footnote(self) -> str:
-        """What the numbers are."""
-        text = f"95 % bootstrap intervals over the items ({self.draws} draws, seed {self.seed})."
+        """What the numbers are, a statement a line."""
+        lines = [f"95 % bootstrap intervals over the items: {self.draws} draws, seed {self.seed}."]
+        if not all(line.items for line in self.lines):
+            lines.append("Where only mteb's average is known there is no interval, and a mean takes it as certain.")
         for method, checkpoints in self.methods.items():
             if checkpoints > 1:
-                text += f" {method}: mean of {checkpoints} checkpoints, ± their standard deviation."
-        ways = [f"{method}: {WAYS[method]}" for method in self.methods if method in WAYS]
-        return text + "".join(f"\n{way[0].upper()}{way[1:]}." for way in ways)
+                lines.append(f"{method}: mean of {checkpoints} checkpoints ± their standard deviation.")
+            if method in WAYS:
+                lines.append(f"{method}: {WAYS[method]}.")
+        return "\n".join(lines)
 
-    def _score_cells(self, line: Line, render: Any) -> list[str]:  # noqa: ANN401  # Estimate to text
+    def _score_cells(self, line: Line, render: Callable[[Estimate], str]) -> list[str]:
         cells = [render(line.scores[method]) if method in line.scores else "–" for method in self.methods]
-        return [line.title, f"{line.items:,}", *cells]
+        return [line.title, f"{line.items:,}" if line.items else "–", *cells]
 
     def _difference_cells(self, line: Line, mark: str) -> list[str]:
-        cells = []
-        for method in self.baselines:
-            if method not in line.differences:
-                cells.append("–")
-                continue
-            difference, change = line.differences[method], line.changes[method]
-            text = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-            text = _marked(text, mark) if difference.certain else text
-            cells.append(text if isnan(change.value) else f"{text}, {change.value:+.0f} %")
-        return cells
+        return [
+            _difference(line.differences[method], line.changes[method], mark) if method in line.differences else "–"
+            for method in self.baselines
+        ]
 
 
-def _groups(columns: Sequence[Column]) -> list[tuple[str, str, list[Column]]]:
-    """Which figures make which line: each its own, then each metric of a kind, then the first metric of every kind."""
-    groups = [(column.task, column.kind, [column]) for column in columns]
-    metrics: dict[tuple[str, str], list[Column]] = {}
+class _Group(NamedTuple):
+    task: str
+    kind: str
+    metric: str
+    columns: list[Column]
+
+
+def _groups(columns: Sequence[Column]) -> list[_Group]:
+    """What makes a line: each figure its own, then each metric of a kind, then the main metric of every task."""
+    groups = [_Group(column.task, column.kind, column.metric, [column]) for column in columns]
+    kinds: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
-        metrics.setdefault((column.kind, column.metric), []).append(column)
-    groups += [
-        (f"mean of {len(some)} {kind.replace('_', ' ')} tasks", kind, some)
-        for (kind, _), some in metrics.items()
-        if len(some) > 1
-    ]
-    main: dict[str, Column] = {}
-    for column in columns:
-        if column.kind != SAFETY:
-            main.setdefault(column.task, column)
-    if len({column.kind for column in main.values()}) > 1:
-        groups.append((f"mean of all {len(main)} tasks without safety", EVERYTHING, list(main.values())))
+        kinds.setdefault((column.kind, column.metric), []).append(column)
+    for (kind, metric), some in kinds.items():
+        if len(some) > 1:
+            groups.append(_Group(f"mean of {len(some)} {kind.replace('_', ' ')} tasks", kind, metric, some))
+    main = [column for column in _main(columns) if column.kind != SAFETY]
+    if len({column.kind for column in main}) > 1:
+        rest = " without safety" if any(column.kind == SAFETY for column in columns) else ""
+        groups.append(_Group(f"mean of all {len(main)} tasks{rest}", EVERYTHING, "", main))
     return groups
 
 
-def _line(comparison: Comparison, order: list[str], name: str, kind: str, columns: list[Column]) -> Line:
+def _main(columns: Sequence[Column]) -> list[Column]:
+    """The first metric of each task; of safety all but those ranked by raw dot product."""
+    first: dict[tuple[str, str], Column] = {}
+    for column in columns:
+        if not column.metric.startswith("dot_"):
+            first.setdefault((column.task, column.metric if column.kind == SAFETY else ""), column)
+    return list(first.values())
+
+
+def _line(comparison: Comparison, order: list[str], group: _Group) -> Line:
+    columns, ours = group.columns, order[0]
     there = [method for method in order if comparison.has(method, columns)]
-    ours, baselines = order[0], [method for method in there if method != order[0]] if order[0] in there else []
+    baselines = [method for method in there if method != ours] if ours in there else []
     return Line(
-        task=name,
-        kind=kind,
-        metric=columns[0].metric if len({column.metric for column in columns}) == 1 else "",
+        task=group.task,
+        kind=group.kind,
+        metric=group.metric,
         higher_is_better=columns[0].higher_is_better,
+        main=columns[0] in _main(comparison.columns),
         tasks=len(columns),
         items=sum(comparison.items[column] for column in columns),
         scores={method: comparison.score(method, columns) for method in there},
@@ -228,17 +248,27 @@ def _line(comparison: Comparison, order: list[str], name: str, kind: str, column
 
 
 def _with_interval(estimate: Estimate) -> str:
-    spread = "" if estimate.spread is None else f" ± {estimate.spread:.3f}"
-    return f"{estimate.value:.3f}{spread} ({estimate.low:.3f}–{estimate.high:.3f})"
+    """For Markdown."""
+    return _value(estimate) + ("" if isnan(estimate.low) else f" ({estimate.low:.3f}–{estimate.high:.3f})")
 
 
 def _short(estimate: Estimate) -> str:
-    spread = "" if estimate.spread is None else f" ± {estimate.spread:.3f}"
-    return f"{estimate.value:.3f}{spread} [dim]{estimate.low:.2f}–{estimate.high:.2f}[/dim]"
+    """For the screen."""
+    return _value(estimate) + ("" if isnan(estimate.low) else f" [dim]{estimate.low:.2f}–{estimate.high:.2f}[/dim]")
 
 
-def _marked(text: str, mark: str) -> str:
-    return f"{mark}{text}{mark.replace('[', '[/')}"
+def _value(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f}" + ("" if estimate.spread is None else f" ± {estimate.spread:.3f}")
+
+
+def _difference(difference: Estimate, change: Estimate, mark: str) -> str:
+    """With its interval where there is one, in bold where that leaves 0 out, and in per cent."""
+    text = f"{difference.value:+.3f}"
+    if not isnan(difference.low):
+        text += f" ({difference.low:+.3f} to {difference.high:+.3f})"
+    if difference.certain:
+        text = f"{mark}{text}{mark.replace('[', '[/')}"
+    return text if isnan(change.value) else f"{text}, {change.value:+.1f} %"
 
 
 def _markdown_table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
