@@ -220,7 +220,9 @@ def _spearman(items: Items, counts: Floats) -> Floats:
     """Rank correlation of each resample, (draws,); 0 where one side is all the same."""
     middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
     left, right = (_ranks(items[name], counts) - middle for name in ("cosine", "gold"))
-    covariance, *variances = (np.sum(counts * a * b, axis=1) for a, b in ((left, right), (left, left), (right, right)))
+    covariance, *variances = (
+        np.einsum("ij,ij,ij->i", counts, a, b) for a, b in ((left, right), (left, left), (right, right))
+    )
     scale = np.sqrt(variances[0] * variances[1])
     return np.asarray(covariance / np.where(scale == 0, 1, scale))
 
@@ -228,8 +230,8 @@ def _spearman(items: Items, counts: Floats) -> Floats:
 def _ranks(values: NDArray[np.generic], counts: Floats) -> Floats:
     """Rank of each item among a resample, (draws, items), from 1; ties share the mean of their places."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    totals = np.add.reduceat(counts[:, np.argsort(group, kind="stable")], np.cumsum(sizes) - sizes, axis=1)
-    return np.asarray((np.cumsum(totals, axis=1) - totals / 2 + 0.5)[:, group])
+    totals = np.add.reduceat(np.take(counts, np.argsort(group), axis=1), np.cumsum(sizes) - sizes, axis=1)
+    return np.asarray(np.take(np.cumsum(totals, axis=1) - totals / 2 + 0.5, group, axis=1))
 
 
 def _v_measure(items: Items, counts: Floats) -> Floats:
