@@ -2,8 +2,8 @@
 
 In: an `Encoder`, or any object with `encode_query` and `encode_document`. Out: what mteb asks a model for.
 What a reader would get wrong: mteb gives texts a role, query, document or none (similarity, classification and
-clustering have none), and only a checkpoint gets a prompt, chosen as mteb chooses it for plain sentence-transformers. Others
-bring their own prompts or, as teachers do, read the bare text.
+clustering have none), and only a checkpoint gets a prompt, chosen as mteb chooses it for plain sentence-transformers.
+Others bring their own prompts or, as teachers do, read the bare text.
 """
 
 import hashlib

@@ -5,10 +5,12 @@ What a reader would get wrong: mteb returns only averages. So a copy of the task
 scoring functions; nothing is scored a second time, and `value` is always mteb's.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +20,7 @@ from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskClustering, Abs
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from .scores import Score
 from .tasks import SafetyRetrieval
@@ -46,16 +49,17 @@ class _Notes:
 
 def measure(task: AbsTask, model: Any, cache: ResultCache) -> TaskResult:  # noqa: ANN401
     """What mteb makes of a model on a task whose data is loaded, also stored as mteb's own result file."""
-    options = {"batch_size": 512, "show_progress_bar": False}
-    result = mteb.evaluate(
-        model,
-        task,
-        cache=cache,
-        overwrite_strategy="always",
-        co2_tracker=False,
-        show_progress_bar=False,
-        encode_kwargs=options,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # mteb stops logistic regression after 100 steps
+        result = mteb.evaluate(
+            model,
+            task,
+            cache=cache,
+            overwrite_strategy="always",
+            co2_tracker=False,
+            show_progress_bar=False,
+            encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+        )
     return result.task_results[0]
 
 
@@ -69,44 +73,53 @@ def scores(task: AbsTask, name: str, model: Any, cache: ResultCache) -> list[Sco
         cache: where mteb's result file goes.
 
     Returns:
-        a score for each subset; of a safety task one for each of its figures at 5.
+        a score for each subset; of a safety task one for each of its figures at 5. Who knows how long embedding
+        took fills in `seconds_per_query`.
     """
     task = copy(task)
     task.rng_state, task.np_rng = deepcopy(task.rng_state), deepcopy(task.np_rng)
     with _noting(task) as notes:
         result = measure(task, model, cache)
-    common = {"embedder": name, "seconds_per_query": float("nan")}
     if isinstance(task, SafetyRetrieval):
-        return [
-            Score(
-                task=task.metadata.name,
-                kind="safety_retrieval",
-                metric=metric,
-                value=float(np.mean(list(per_query.values()))),
-                statistic="mean",
-                items={"score": np.array(list(per_query.values()))},
-                higher_is_better="benign" in metric,
-                **common,
-            )
-            for metric, per_query in task.per_query.items()
-            if metric in _SHOWN
-        ]
+        return _safety_scores(task, name)
+    return _main_scores(task, name, result, notes)
+
+
+def _safety_scores(task: SafetyRetrieval, name: str) -> list[Score]:
+    return [
+        Score(
+            task=task.metadata.name,
+            kind=kind(task),
+            metric=metric,
+            embedder=name,
+            value=float(np.mean(list(per_query.values()))),
+            statistic="mean",
+            items={"score": np.array(list(per_query.values()))},
+            seconds_per_query=float("nan"),
+            higher_is_better="benign" in metric,
+        )
+        for metric, per_query in task.per_query.items()
+        if metric in _SHOWN
+    ]
+
+
+def _main_scores(task: AbsTask, name: str, result: TaskResult, notes: _Notes) -> list[Score]:
     subsets = list(dict.fromkeys(row["hf_subset"] for rows in result.scores.values() for row in rows))
     made = []
     for subset in subsets:
         values = [row["main_score"] for rows in result.scores.values() for row in rows if row["hf_subset"] == subset]
-        parts = [notes.items.get((split, subset), {}) for split in result.scores]
-        items = _joined(parts, notes.statistic)
+        items = _joined([notes.items.get((split, subset), {}) for split in result.scores], notes.statistic)
         made.append(
             Score(
                 task=task.metadata.name if len(subsets) == 1 else f"{task.metadata.name}/{subset}",
                 kind=kind(task),
                 metric=task.metadata.main_score,
+                embedder=name,
                 value=float(np.mean(values)),
                 statistic=notes.statistic if items else "none",
                 items=items,
+                seconds_per_query=float("nan"),
                 higher_is_better=True,
-                **common,
             )
         )
     return made
@@ -152,10 +165,12 @@ def _noting(task: AbsTask) -> Iterator[_Notes]:
     listen, finish = _LISTENERS.get(_base(task), (_ignore, _ignore))
     listen(task, notes)
     if isinstance(task, AbsTaskClustering):
+        task.rng_state = drawn = _Draws(task.rng_state)
         original = clustering.v_measure_score
 
         def v_measure(labels: Any, clusters: Any) -> Any:  # noqa: ANN401
-            notes.rows.append(np.stack([np.unique(labels, return_inverse=True)[1], np.asarray(clusters)]))
+            codes = np.unique(labels, return_inverse=True)[1]
+            notes.rows.append(np.stack([codes, np.asarray(clusters), np.asarray(drawn.last)]))
             return original(labels, clusters)
 
         # mteb keeps the labels of its samples to itself; this is where it hands them to scikit-learn
@@ -163,6 +178,19 @@ def _noting(task: AbsTask) -> Iterator[_Notes]:
             yield notes
         return
     yield notes
+
+
+class _Draws(Random):
+    """The same random numbers, and the last sample that was drawn: which texts are clustered."""
+
+    def __init__(self, like: Random) -> None:
+        super().__init__()
+        self.setstate(like.getstate())
+        self.last: list[int] = []
+
+    def choices(self, population: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        self.last = super().choices(population, *args, **options)
+        return self.last
 
 
 def _base(task: AbsTask) -> type | None:
@@ -222,8 +250,8 @@ def _finish_classification(task: AbsTask, notes: _Notes) -> None:
 def _finish_clustering(task: AbsTask, notes: _Notes) -> None:
     if task.metadata.main_score == "v_measure" and notes.rows:
         notes.statistic = "v_measure"
-        label, cluster = np.stack(notes.rows, axis=1).astype(np.int32)
-        notes.items[notes.place] = {"label": label, "cluster": cluster}
+        label, cluster, item = np.stack(notes.rows, axis=1).astype(np.int32)
+        notes.items[notes.place] = {"label": label, "cluster": cluster, "item": item}
 
 
 _Listener = Callable[[AbsTask, _Notes], None]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..journal import read_json, write_json
 
-STATISTICS = {"mean": {"score"}, "spearman": {"cosine", "gold"}, "v_measure": {"label", "cluster"}}
+
+STATISTICS = {"mean": {"score"}, "spearman": {"cosine", "gold"}, "v_measure": {"label", "cluster"}, "none": set()}
 """How items make a value, and which arrays that takes."""
 
 
@@ -31,10 +32,11 @@ class Score:
         metric: `ndcg_at_10`, `cosine_spearman`, `accuracy`, `v_measure`, `map_at_1000`, `any_harmful_at_5`, …
         embedder: name of the row, such as `foresay`, `teacher`, `hyde`.
         value: as mteb computes it.
-        statistic: how the items make the value: `mean`, `spearman`, `v_measure`.
+        statistic: how the items make the value: `mean`, `spearman`, `v_measure`; `none` where mteb only says the
+            value (pair classification, summarization), which then has no interval.
         items: of a mean {"score": (n,)}; of spearman {"cosine": (n,), "gold": (n,)}; of v_measure
-            {"label": (n,), "cluster": (n,)}. Where mteb repeats a measurement on other samples (classification,
-            clustering), the arrays may be (repeats, n), and the value is the mean over repeats.
+            {"label": (repeats, n), "cluster": (repeats, n), "item": (repeats, n)}: mteb clusters several samples,
+            the value is the mean over them, and `item` says which text stands where; of none nothing.
         seconds_per_query: what embedding a query took; NaN where the vectors came from the disk.
         higher_is_better: False for what harmful requests find.
     """
