@@ -143,8 +143,9 @@ def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: py
         checkpoint.save(tmp_path / "c", Encoder(model), record, plain=False)
         return tmp_path / "c"
 
-    found = teacher_of(saved({"pairs": {"teacher": f"self:{qwen.name}", "revision": None}}), qwen)
-    assert isinstance(found, SelfTeacher) and found.backbone is qwen
+    pairs = {"teacher": f"self:{qwen.name}", "revision": None, "max_tokens": 9}
+    found = teacher_of(saved({"pairs": pairs}), qwen)
+    assert isinstance(found, SelfTeacher) and found.backbone is qwen and found.max_tokens == 9
     folder = saved({})
     with pytest.raises(InputError, match="which teacher it was trained on; name it: --teacher"):
         teacher_of(folder, qwen)

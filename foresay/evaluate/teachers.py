@@ -13,6 +13,7 @@ import torch
 
 from ..backbone import Backbone
 from ..checkpoint import find, read_config
+from ..config import TeachConfig
 from ..errors import InputError
 from ..llm2vec import LLM2VecTeacher
 from ..teach import SELF, SelfTeacher, SentenceTransformerTeacher, Teacher, load_teacher
@@ -35,7 +36,8 @@ def teacher_of(checkpoint: str | Path, backbone: Backbone, device: str = "auto",
     if name is None and recorded is None:
         raise InputError(f"{checkpoint} does not say which teacher it was trained on; name it: --teacher NAME")
     wanted = name or str(recorded)
-    teacher = load_teacher(SELF if wanted.startswith(f"{SELF}:") else wanted, backbone, device)
+    config = TeachConfig(max_tokens=pairs.get("max_tokens", TeachConfig().max_tokens))
+    teacher = load_teacher(SELF if wanted.startswith(f"{SELF}:") else wanted, backbone, device, config)
     revision = pairs.get("revision")
     if revision is not None and teacher.revision is not None and teacher.revision != revision:
         raise InputError(
