@@ -212,6 +212,10 @@ class ModelEmbedder:
         """Vectors (texts, dim), with the model's query prompt."""
         return np.asarray(self.model.encode_query(list(texts), show_progress_bar=False), np.float32)
 
+    def encode(self, texts: Sequence[str]) -> Array:
+        """Vectors (texts, dim) of what is neither query nor document."""
+        return np.asarray(self.model.encode(list(texts), show_progress_bar=False), np.float32)
+
     def encode_document(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim), with the model's document prompt."""
         return np.asarray(self.model.encode_document(list(texts), show_progress_bar=False), np.float32)
@@ -220,7 +224,7 @@ class ModelEmbedder:
 def load_baseline(
     name: str,
     *,
-    teacher: Teacher,
+    teacher: Teacher | None,
     backbone: Backbone,
     output: Path,
     responses: Path | None = None,
@@ -231,7 +235,7 @@ def load_baseline(
 
     Args:
         name: one of `WAYS`, or a sentence-transformers model by folder or hub id.
-        teacher: the checkpoint's, see `teacher_of`.
+        teacher: the checkpoint's, see `teacher_of`; `mean`, `bm25` and other models need none.
         backbone: the checkpoint's.
         output: folder of the evaluation; `hyde` writes its responses there.
         responses: the file for `response`.
@@ -244,17 +248,21 @@ def load_baseline(
     Raises:
         InputError: if there is no such model, no file for `response`, or no library for `bm25`.
     """
-    if name == "teacher":
-        return TeacherEmbedder(teacher)
     if name == "mean":
         return TeacherEmbedder(SelfTeacher(backbone), "mean")
+    if name == "bm25":
+        return _bm25()
+    if name not in WAYS:
+        return ModelEmbedder(name, device)
+    if teacher is None:
+        raise InputError(f"the baseline {name} needs a teacher")
+    if name == "teacher":
+        return TeacherEmbedder(teacher)
     if name == "hyde":
         return HydeEmbedder(teacher, backbone, output / "hyde.jsonl", config)
-    if name == "response":
-        if responses is None:
-            raise InputError("the baseline response needs a file of responses: add --responses FILE")
-        return ResponseEmbedder(teacher, responses)
-    return _bm25() if name == "bm25" else ModelEmbedder(name, device)
+    if responses is None:
+        raise InputError("the baseline response needs a file of responses: add --responses FILE")
+    return ResponseEmbedder(teacher, responses)
 
 
 def _bm25() -> "SearchProtocol":
