@@ -221,7 +221,7 @@ class ModelEmbedder:
 def load_baseline(
     name: str,
     *,
-    teacher: Teacher,
+    teacher: Teacher | None,
     backbone: Backbone,
     output: Path,
     responses: Path | None = None,
@@ -232,7 +232,7 @@ def load_baseline(
 
     Args:
         name: one of `WAYS`, or a sentence-transformers model by folder or hub id.
-        teacher: the checkpoint's, see `teachers.teacher_of`.
+        teacher: the checkpoint's, see `teachers.teacher_of`; `mean`, `bm25` and other models need none.
         backbone: the checkpoint's.
         output: folder of the evaluation; `hyde` writes its responses there.
         responses: the file for `response`.
@@ -245,17 +245,21 @@ def load_baseline(
     Raises:
         InputError: if there is no such model, no file for `response`, or no library for `bm25`.
     """
-    if name == "teacher":
-        return TeacherEmbedder(teacher)
     if name == "mean":
         return TeacherEmbedder(SelfTeacher(backbone), "mean")
+    if name == "bm25":
+        return _bm25()
+    if name not in WAYS:
+        return ModelEmbedder(name, device)
+    if teacher is None:
+        raise InputError(f"the baseline {name} needs a teacher; name the checkpoint's: --teacher NAME")
+    if name == "teacher":
+        return TeacherEmbedder(teacher)
     if name == "hyde":
         return HydeEmbedder(teacher, backbone, output / "hyde.jsonl", config)
-    if name == "response":
-        if responses is None:
-            raise InputError("the baseline response needs a file of responses: add --responses FILE")
-        return ResponseEmbedder(teacher, responses)
-    return _bm25() if name == "bm25" else ModelEmbedder(name, device)
+    if responses is None:
+        raise InputError("the baseline response needs a file of responses: add --responses FILE")
+    return ResponseEmbedder(teacher, responses)
 
 
 def _bm25() -> "SearchProtocol":

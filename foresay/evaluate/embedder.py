@@ -34,8 +34,8 @@ _SCORES_AT_ONCE = 1 << 26
 class Embeds(Protocol):
     """What can be evaluated.
 
-    May also have `encode` for texts that are neither query nor document (else they are embedded as queries), and a
-    `fingerprint` without which its vectors are not kept.
+    May also have `encode` for texts that are neither query nor document (else they are embedded as queries), a
+    `fingerprint`, without which its vectors are not kept, and `seconds_per_query`, where it knows better than a clock.
     """
 
     def encode_query(self, texts: Sequence[str], /) -> Array:
@@ -57,8 +57,9 @@ def fingerprint(embedder: object) -> str | None:
     for name, weight in sorted(model.state_dict().items()):
         state.update(name.encode())
         state.update(weight.detach().float().cpu().numpy().tobytes())
-    teacher = getattr(embedder, "document_teacher", None)
-    settings = (backbone.name, backbone.revision, str(backbone.dtype), model.template, embedder.max_tokens, teacher)
+    teacher = embedder.document_teacher
+    tokens = (model.thought, model.compression, model.template, embedder.max_tokens)
+    settings = (backbone.name, backbone.revision, str(backbone.dtype), model.readout, tokens, teacher)
     state.update(repr(settings).encode())
     return state.hexdigest()
 
@@ -172,7 +173,7 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
         return embedder.encode_query(texts)
 
     def _by_teacher(self, role: str | None) -> bool:
-        return role == "document" and getattr(self.embedder, "document_teacher", None) is not None
+        return role == "document" and isinstance(self.embedder, Encoder) and self.embedder.document_teacher is not None
 
     def _were_cut(self, texts: Sequence[str], role: str | None, prompt: str) -> list[bool]:
         """Tokenizes a second time, so that the count is there again when the vectors come from the disk."""

@@ -97,7 +97,7 @@ def _embedder(model: Any) -> Manifest:  # noqa: ANN401
             "max_tokens": encoder.max_tokens,
             "prompts": model.prompts,
         }
-        teacher = getattr(encoder, "document_teacher", None)
+        teacher = encoder.document_teacher
         about["documents"] = "checkpoint" if teacher is None else f"teacher {teacher.name} {teacher.revision}"
     return about
 

@@ -123,7 +123,8 @@ class _Rows:
         else:
             model.start()
             made = measured(self.task, name, Search(model), self.cache)
-            made = [replace(score, seconds_per_query=model.seconds_per_query) for score in made]
+            seconds = getattr(model.embedder, "seconds_per_query", model.seconds_per_query)
+            made = [replace(score, seconds_per_query=seconds) for score in made]
             self.about["cut"].setdefault(name, {})[self.task.metadata.name] = dict(model.cut)
         save_scores(made, folder)
         return made

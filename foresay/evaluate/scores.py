@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..journal import read_json, write_json
 
-
 STATISTICS = {"mean": {"score"}, "spearman": {"cosine", "gold"}, "v_measure": {"label", "cluster"}, "none": set()}
 """How items make a value, and which arrays that takes."""
 

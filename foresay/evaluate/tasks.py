@@ -158,7 +158,9 @@ class SafetyRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
         scores: Row = super()._evaluate_subset(model, data_split, **options)
         if isinstance(model, EncoderProtocol):
             self._prefix = "dot_"
-            dot = super()._evaluate_subset(_Dot(model, _block_size(model)), data_split, **options)
+            # wrapped twice: the outer one searches with the similarity of the one inside
+            search = SearchEncoderWrapper(_Dot(model), _block_size(model))
+            dot = super()._evaluate_subset(search, data_split, **options)
             scores |= {name: value for name, value in dot.items() if name.startswith(self._prefix)}
         return scores
 
