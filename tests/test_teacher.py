@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foresay import llm2vec
+from foresay import bidirectional, llm2vec
 from foresay.backbone import Backbone
 from foresay.bidirectional import Bidirectional
 from foresay.cli import main
@@ -135,6 +135,14 @@ def test_the_check_fails_where_attention_is_causal(backbone: Get) -> None:
     reader.model.forward = lambda attention_mask, **inputs: forward(**inputs)
     with pytest.raises(BackboneError, match="lets padding into its states"):
         reader.check()
+
+
+def test_the_check_sees_past_huge_numbers() -> None:
+    """The first state of a large model holds a few that no text changes; the rest still has to react."""
+    one, other = torch.linspace(1, 2, 64), torch.linspace(1.2, 2.2, 64)
+    huge = torch.tensor([1e6, -1e6])
+    assert bidirectional._reaction(torch.cat([other, huge]), torch.cat([one, huge])) > 0.01
+    assert bidirectional._reaction(torch.cat([one, huge + 1e5]), torch.cat([one, huge])) == 0
 
 
 def test_the_weights_are_shared(backbone: Get) -> None:
@@ -413,19 +421,20 @@ def test_a_newer_format_is_refused(teachers: Callable[[str], Path], tmp_path: Pa
 
 
 @pytest.fixture
-def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A published pair of folders: `X-mntp`, and `X-mntp-unsup-simcse`, whose adapter names the backbone too."""
 
-    def make(family: str) -> Path:
+    def make(family: str, base: Path | None = None) -> Path:
+        base = base or folder(family)
         for seed, name in enumerate(("X-mntp", "X-mntp-unsup-simcse")):
-            inner = Backbone.load(str(folder(family)), device="cpu").decoder
+            inner = Backbone.load(str(base), device="cpu").decoder
             torch.manual_seed(seed)
             config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules="all-linear")
             config.init_lora_weights = False  # random: a new adapter would change nothing
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks the library for an old name
                 model = get_peft_model(inner, config)
-            model.peft_config["default"].base_model_name_or_path = str(folder(family))
+            model.peft_config["default"].base_model_name_or_path = str(base)
             model.save_pretrained(str(tmp_path / name))
             (tmp_path / name / "llm2vec_config.json").write_text('{"pooling_mode": "mean", "max_length": 512}')
         return tmp_path / "X-mntp-unsup-simcse"
@@ -433,20 +442,24 @@ def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callabl
     yield make
 
 
-def by_hand(base: Backbone, adapters: list[Path], text: str) -> Tensor:
-    """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean."""
+def by_hand(base: Backbone, adapters: list[Path], text: str, before: str = "", behind: str = "") -> Tensor:
+    """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean.
+
+    What stands before the text is left out of the mean, what stands behind it is not.
+    """
     for adapter in adapters:
         tensors = load_file(adapter / "adapter_model.safetensors")
         for name in (name for name in tensors if "lora_A" in name):
             place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             weight = base.decoder.get_parameter(f"{place}.weight")
             weight.data += 2.0 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]  # alpha 8, rank 4
-    lead = base.leading_ids
-    return full_attention(base.decoder, [*lead, *base.tokenize([text])[0]])[len(lead) :].mean(dim=0)
+    start, own, end = (base.tokenizer(part, add_special_tokens=False).input_ids for part in (before, text, behind))
+    lead = [*base.leading_ids, *start]
+    return full_attention(base.decoder, [*lead, *own, *end])[len(lead) :].mean(dim=0)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])
-def test_published_models(published: Callable[[str], Path], backbone: Get, family: str) -> None:
+def test_published_models(published: Callable[..., Path], backbone: Get, family: str) -> None:
     """The first adapter below the second, then the mean: as computed by hand; alone, the first is a teacher too."""
     simcse = published(family)
     mntp = simcse.with_name("X-mntp")
@@ -463,7 +476,33 @@ def test_published_models(published: Callable[[str], Path], backbone: Get, famil
     assert first.revision != teacher.revision == shared.revision
 
 
-def test_an_adapter_may_name_the_one_below(published: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "name", "frame"),
+    [
+        ("llama", "Meta-Llama-3-8B-Instruct", ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>")),
+        ("smollm", "Llama-2-7b-chat-hf", ("[INST]", "[/INST]")),
+    ],
+)
+def test_published_models_of_chat_models(
+    published: Callable[..., Path],
+    folder: Callable[[str], Path],
+    tmp_path: Path,
+    family: str,
+    name: str,
+    frame: tuple[str, str],
+) -> None:
+    """The authors' encoder puts the template of three backbones, known by name, around each text."""
+    base = shutil.copytree(folder(family), tmp_path / name)
+    simcse = published(family, base)
+    teacher = load_teacher(str(simcse), device="cpu", config=TeachConfig(max_tokens=512))
+    assert isinstance(teacher, LLM2VecTeacher)
+    chain = [simcse.with_name("X-mntp"), simcse]
+    expected = by_hand(Backbone.load(str(base), device="cpu"), chain, SENTENCES[1], *frame).numpy()
+    np.testing.assert_allclose(teacher.embed(SENTENCES)[1], expected, atol=1e-4)
+    assert np.isfinite(teacher.embed(["word " * 600])).all() and teacher.max_tokens < 512  # of 512 positions
+
+
+def test_an_adapter_may_name_the_one_below(published: Callable[..., Path], tmp_path: Path) -> None:
     """A chain by `base_model_name_or_path`, whatever the folders are called."""
     simcse = published("qwen3")
     expected = load_teacher(str(simcse), device="cpu").embed(SENTENCES)
@@ -473,7 +512,7 @@ def test_an_adapter_may_name_the_one_below(published: Callable[[str], Path], tmp
     np.testing.assert_array_equal(load_teacher(str(tmp_path / "mine"), device="cpu").embed(SENTENCES), expected)
 
 
-def test_published_models_that_are_not_whole(published: Callable[[str], Path], tmp_path: Path) -> None:
+def test_published_models_that_are_not_whole(published: Callable[..., Path], tmp_path: Path) -> None:
     """Each is told in a line; a pickle is never opened."""
     simcse = published("qwen3")
     mntp = simcse.with_name("X-mntp")
