@@ -16,10 +16,10 @@ from foresay.backbone import NANO, Backbone
 from foresay.data import read_responses
 from foresay.encoder import Encoder
 from foresay.evaluate import Scores, Task, interval, ndcg, safety
-from foresay.fit import fit, start_from
 from foresay.llm2vec import NANO_TEACHER
 from foresay.model import Model
 from foresay.quickstart import EXAMPLE
+from foresay.ridge import ridge, start_from
 from foresay.teach import Teacher, load_teacher
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -57,7 +57,7 @@ def main(run: Path, output: Path) -> None:
     lines = [line("teacher on the question", teacher, teacher, shelf, harm)]
     for share in SHARES:
         targets = ((1 - share) * answered + share * asked).astype(np.float32)
-        start_from(encoder.model, fit(encoder, [row.query for row in rows], targets, order[90:], order[:90]))
+        start_from(encoder.model, ridge(encoder, [row.query for row in rows], targets, order[90:], order[:90]))
         lines.append(line(f"Foresay, W = {share:g}", encoder, teacher, shelf, harm))
     harmful = int(harm.harmful_queries.sum())
     facts = {"rows": len(rows), "questions": len(shelf.queries), "passages": len(shelf.documents), "harmful": harmful}

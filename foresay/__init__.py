@@ -6,8 +6,8 @@
                           reconstruction ┘    alignment ┘         train
 
 The files in the order of the data: config, errors · data, journal · backbone · respond · teacher (stages,
-bidirectional, llm2vec) · teach · model · fit, step, train (stop, curves) · checkpoint (plain, card), convert ·
-encoder · lens · evaluate · quickstart · cli.
+bidirectional, llm2vec) · teach · model · encoder · pairs (matryoshka) · ridge, fit · step, train (stop, curves) ·
+checkpoint (plain, card), convert · library · lens · evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.
@@ -21,13 +21,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "backbone",
     "Encoder": "encoder",
+    "FitConfig": "config",
     "ForesayError": "errors",
     "Model": "model",
-    "Pairs": "train",
+    "Pairs": "pairs",
     "RespondConfig": "config",
     "Targets": "teach",
     "TrainConfig": "config",
     "TeachConfig": "config",
+    "as_sentence_transformer": "library",
     "load_teacher": "teach",
     "read_queries": "data",
     "read_responses": "data",
@@ -37,6 +39,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
     from .checkpoint import verify as verify
+    from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
     from .config import TrainConfig as TrainConfig
@@ -44,10 +47,11 @@ if TYPE_CHECKING:
     from .data import read_responses as read_responses
     from .encoder import Encoder as Encoder
     from .errors import ForesayError as ForesayError
+    from .library import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
+    from .pairs import Pairs as Pairs
     from .teach import Targets as Targets
     from .teach import load_teacher as load_teacher
-    from .train import Pairs as Pairs
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

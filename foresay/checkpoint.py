@@ -2,9 +2,11 @@
 
     foresay.json           backbone and revision, token counts, prompts, what it was trained on and with
     foresay.safetensors    special_tokens, reconstruct, align: float32
-    golden.safetensors     embeddings and soft prompts of a few texts, and a sample of the backbone's weights
+    golden.safetensors     embeddings, soft prompts and the teacher's vectors of a few texts, and a sample of the
+                           backbone's weights
     README.md              the model card
-    modules.json, 0_…      the same model for plain sentence-transformers (plain.py)
+    modules.json, 0_…      the same model for plain sentence-transformers (plain.py), which cannot express a readout
+                           of every layer
 
 What a reader would get wrong: the backbone is not in it, unless asked for. What is in it is a sample of the
 backbone's numbers, so that another model under the same name is refused instead of giving other vectors.
@@ -14,9 +16,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +29,12 @@ from safetensors.torch import load_file, save_file
 from . import __version__
 from .backbone import Backbone, locate
 from .card import write_card
+from .encoder import Array, DocumentTeacher, Encoder
+from .environment import environment
 from .errors import BackboneError, CheckpointError, VerifyError
 from .journal import write_json
 from .model import Model
-from .plain import COPY, write_plain
-
-if TYPE_CHECKING:
-    from .encoder import Array, Encoder
+from .plain import COPY, write_backbone, write_plain
 
 CONFIG, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
 FORMAT = 1
@@ -51,7 +52,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 def save(
     folder: Path,
-    encoder: "Encoder",
+    encoder: Encoder,
     record: dict[str, Any] | None = None,
     *,
     plain: bool = True,
@@ -79,10 +80,18 @@ def save(
     model = encoder.model
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, draft / WEIGHTS)
-    save_file(_golden(encoder) | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
-    bundled = (plain or with_backbone) and write_plain(
-        draft, model, prompts=encoder.prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone
-    )
+    golden = _golden(encoder, documents=plain)
+    save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
+    bundled = False
+    if model.readout == "all":  # beyond the library's modules; only Encoder reads such a folder
+        bundled = with_backbone
+        if bundled:
+            write_backbone(draft / COPY, model.backbone)
+    elif plain or with_backbone:
+        prompts = encoder.prompts
+        if encoder.document_teacher:
+            prompts = {name: text for name, text in prompts.items() if name != "document"}
+        bundled = write_plain(draft, model, prompts=prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone)
     if extra:
         extra(draft)
     config = _describe(encoder, record or {}, bundled)
@@ -94,7 +103,7 @@ def save(
 
 def load(
     path: str | Path,
-    kind: "type[Encoder]",
+    kind: type[Encoder],
     *,
     backbone: Backbone | None = None,
     device: str = "auto",
@@ -113,9 +122,18 @@ def load(
         compression=config["compression"],
         dim=config["dim"],
         template=config["template"],
+        readout=config["readout"],
+        rotated=bool(config["dims"]),
     )
     load_weights(model, folder)
-    return kind(model, prompts=config["prompts"], max_tokens=config["max_tokens"])
+    return kind(
+        model,
+        prompts=config["prompts"],
+        max_tokens=config["max_tokens"],
+        dims=config["dims"],
+        decodes=config["decodes"],
+        document_teacher=config["documents"] and DocumentTeacher(**config["documents"]),
+    )
 
 
 def load_weights(model: Model, folder: Path) -> None:
@@ -205,14 +223,13 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     """Recomputes the golden vectors by every way this machine has.
 
     Returns:
-        one verdict a way: batched, one text at a time, soft prompts, plain sentence-transformers.
+        one verdict a way: batched, one text at a time, soft prompts, the teacher's documents where it embeds them,
+        and plain sentence-transformers where it can.
 
     Raises:
         VerifyError: if one of them disagrees, naming it and the distance.
         CheckpointError: if the checkpoint cannot be read.
     """
-    from .encoder import Encoder
-
     folder = find(path)
     config, golden = read_config(folder), _tensors(folder / GOLDEN)
     encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
@@ -225,6 +242,8 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
         "foresay, one at a time": (np.stack([encoder.encode(text, on_cut="ignore") for text in texts]), expected),
         "foresay, soft prompts": (encoder.soft_prompts(texts, on_cut="ignore"), golden["soft_prompts"].numpy()),
     }
+    if "documents" in golden:
+        computed["foresay, documents"] = (encoder.encode_document(texts), golden["documents"].numpy())
     if (folder / "modules.json").is_file():
         computed["sentence-transformers"] = (_plain_embeddings(folder, encoder, texts), expected)
     verdicts = [Verdict(way, _distance(found, wanted), tolerance) for way, (found, wanted) in computed.items()]
@@ -242,8 +261,6 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
         CheckpointError: if the checkpoint cannot be read.
         BackboneError: if its backbone is gone or is another model.
     """
-    from .encoder import Encoder
-
     folder = find(path)
     save(output, Encoder.from_pretrained(folder, device=device), read_config(folder)["training"], with_backbone=True)
 
@@ -251,7 +268,7 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
 # -- the parts ------------------------------------------------------------------------------------------
 
 
-def _describe(encoder: "Encoder", record: dict[str, Any], bundled: bool) -> dict[str, Any]:
+def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[str, Any]:
     model, backbone = encoder.model, encoder.model.backbone
     name = backbone.name
     if Path(name).is_dir():
@@ -271,18 +288,24 @@ def _describe(encoder: "Encoder", record: dict[str, Any], bundled: bool) -> dict
         "hidden": backbone.hidden_size,
         "dim": model.dim,
         "template": model.template,
+        "readout": model.readout,
+        "dims": list(encoder.dims),
+        "decodes": encoder.decodes,
         "max_tokens": encoder.max_tokens,
         "prompts": encoder.prompts,
+        "documents": encoder.document_teacher and asdict(encoder.document_teacher),
         "training": record,
+        "environment": environment(backbone.device),
     }
 
 
-def _golden(encoder: "Encoder") -> dict[str, torch.Tensor]:
+def _golden(encoder: Encoder, *, documents: bool) -> dict[str, torch.Tensor]:
     texts = list(GOLDEN_TEXTS)
-    return {
-        "embeddings": torch.from_numpy(encoder.encode(texts, on_cut="ignore")),
-        "soft_prompts": torch.from_numpy(encoder.soft_prompts(texts, on_cut="ignore")),
-    }
+    golden = {"embeddings": encoder.encode(texts, on_cut="ignore")}
+    golden["soft_prompts"] = encoder.soft_prompts(texts, on_cut="ignore")
+    if documents and encoder.document_teacher:
+        golden["documents"] = encoder.encode_document(texts)
+    return {name: torch.from_numpy(array) for name, array in golden.items()}
 
 
 def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: str) -> Backbone:
@@ -317,7 +340,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} is damaged ({error}); get or make the checkpoint again") from None
 
 
-def _plain_embeddings(folder: Path, encoder: "Encoder", texts: list[str]) -> "Array":
+def _plain_embeddings(folder: Path, encoder: Encoder, texts: list[str]) -> Array:
     """The vectors of the plain library on the same device and in the same number type."""
     from sentence_transformers import SentenceTransformer
 
@@ -326,7 +349,7 @@ def _plain_embeddings(folder: Path, encoder: "Encoder", texts: list[str]) -> "Ar
     return np.asarray(plain.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32)
 
 
-def _distance(found: "Array", golden: "Array") -> float:
+def _distance(found: Array, golden: Array) -> float:
     """Largest relative distance of a row, over the rows."""
     flat, wanted = (array.reshape(len(array), -1).astype(np.float64) for array in (found, golden))
     return float((np.linalg.norm(flat - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())

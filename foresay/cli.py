@@ -15,7 +15,7 @@ import click
 
 from . import __version__
 from .cli_options import Group, build, options, shared
-from .config import RespondConfig, TeachConfig, TeacherConfig, TrainConfig
+from .config import FitConfig, RespondConfig, TeachConfig, TeacherConfig, TrainConfig
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -178,6 +178,40 @@ def teach(
     click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")
 
 
+@main.command(short_help="Make a checkpoint in closed form: no training, minutes.")
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.argument("targets", type=click.Path(path_type=Path))
+@shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@shared("revision")
+@shared("device")
+@options(FitConfig)
+def fit(
+    responses: Path,
+    targets: Path,
+    backbone: str,
+    output: Path,
+    revision: str | None,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Find the maps from RESPONSES' queries to their TARGETS by ridge regression, without any gradient.
+
+    One forward pass over the queries. The checkpoint embeds like a trained one, but cannot decode.
+    """
+    config = build(FitConfig, values)
+    _calm_libraries()
+    from .backbone import Backbone
+    from .fit import fit as run
+    from .pairs import Pairs
+
+    pairs = Pairs.load(responses, targets)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    with _progress("fitting") as progress:
+        encoder = run(pairs, model, output, config, lambda rows: progress(rows, len(pairs.queries), ""))
+    click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
+
+
 @main.command(short_help="Train special tokens and maps to reach the targets.")
 @click.argument("responses", type=click.Path(path_type=Path))
 @click.argument("targets", type=click.Path(path_type=Path))
@@ -202,8 +236,8 @@ def train(
     config = build(TrainConfig, values)
     _calm_libraries()
     from .backbone import Backbone
+    from .pairs import Pairs
     from .stop import Stopped
-    from .train import Pairs
     from .train import train as run
 
     pairs = Pairs.load(responses, targets)
@@ -230,6 +264,7 @@ def train(
 )
 @click.option("--prompt", help="Put this before each text instead.")
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
+@click.option("--truncate-dim", type=int, help="Keep this many numbers of each: one of the checkpoint's --dims.")
 @click.option("--no-cut", is_flag=True, help="Fail on texts that are too long instead of cutting them.")
 @shared("column")
 @shared("split")
@@ -244,20 +279,23 @@ def encode(
     kind: str,
     prompt: str | None,
     normalize: bool,
+    truncate_dim: int | None,
     no_cut: bool,
     **where: Any,  # noqa: ANN401
 ) -> None:
     """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
     ids, wanted = _texts(source, texts, where.pop("column"), where.pop("split"))
     encoder = _encoder(checkpoint, **where)
-    vectors = encoder.encode(
-        wanted,
-        prompt=prompt,
-        prompt_name=None if prompt is not None else kind,
-        normalize_embeddings=normalize,
-        on_cut="error" if no_cut else "warn",
-        show_progress_bar=output is not None,
-    )
+    how: dict[str, Any] = {
+        "normalize_embeddings": normalize,
+        "truncate_dim": truncate_dim,
+        "on_cut": "error" if no_cut else "warn",
+        "show_progress_bar": output is not None,
+    }
+    if prompt is not None:
+        vectors = encoder.encode(wanted, prompt=prompt, **how)
+    else:
+        vectors = (encoder.encode_query if kind == "query" else encoder.encode_document)(wanted, **how)
     if output is None:
         import json
 

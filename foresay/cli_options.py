@@ -43,14 +43,34 @@ def options(config: type[Options]) -> Callable[[F], F]:
     def add(command: F) -> F:
         helps, types = config.help(), config.types()
         for field in reversed(fields(config)):  # type: ignore[arg-type]
-            hint = types[field.name]
-            kind = click.Choice(get_args(hint)) if get_origin(hint) is Literal else hint
+            kind = _kind(types[field.name])
             default = None if field.default is MISSING else field.default
             name = "--" + field.name.replace("_", "-")
             command = click.option(name, type=kind, default=default, show_default=True, help=helps[field.name])(command)
         return command
 
     return add
+
+
+class _Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # noqa: ANN401
+        """`64,128` as (64, 128)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 64,128", param, ctx)
+
+
+def _kind(hint: Any) -> Any:  # noqa: ANN401 - a type, or what click takes for one
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    return _Numbers() if hint == tuple[int, ...] else hint
 
 
 def build(config: type[C], values: dict[str, Any]) -> C:

@@ -14,6 +14,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
+Readout = Literal["last", "all"]
+Documents = Literal["checkpoint", "teacher"]
 
 
 class Options:
@@ -36,7 +38,7 @@ class Options:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})  # type: ignore[arg-type]
         if unknown:
             raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it was written by another version")
-        return cls(**values)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def __post_init__(self) -> None:
         """Refuses values outside a field's choices: a typo must not train for an hour first."""
@@ -125,12 +127,52 @@ class TeachConfig(Options):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Options):
-    """How the special tokens and the two maps are trained (paper, section 3 and appendix)."""
+class ShapeConfig(Options):
+    """What a checkpoint is, whichever way its weights are found: `FitConfig` and `TrainConfig` begin with it."""
 
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: nothing, as published, or the chat template."] = "none"
+    readout: Annotated[Readout, "Layers that the embedding reads: the last, as published, or all of them."] = "last"
+    dims: Annotated[
+        tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
+    ] = ()
+    documents: Annotated[
+        Documents, "Who embeds documents: the checkpoint, or the teacher, whose existing index then serves on."
+    ] = "checkpoint"
+    query_prompt: Annotated[str, "Stored in the checkpoint: what encode_query puts before a text."] = ""
+    document_prompt: Annotated[str, "Stored in the checkpoint: what encode_document puts before a text."] = (
+        "Summarize the following passage: "
+    )
+    max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
+    held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
+    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.compression > 0, f"compression is {self.compression}; expected 1 or more")
+        for name in ("thought", "held_out"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        ordered = tuple(sorted({dim for dim in self.dims if dim > 0}))
+        _require(self.dims == ordered, f"dims are {self.dims}; expected numbers above 0, each larger than the last")
+        tokens = self.thought + self.compression
+        _require(
+            self.max_query_tokens > tokens,
+            f"max_query_tokens is {self.max_query_tokens}; the {tokens} special tokens alone leave no room for a query",
+        )
+
+
+@dataclass(frozen=True)
+class FitConfig(ShapeConfig):
+    """How a checkpoint is made in closed form: its shape is all there is to choose."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(ShapeConfig):
+    """How the special tokens and the two maps are trained (paper, section 3 and appendix)."""
+
     start: Annotated[
         Start, "Where the maps start: ridge regression from the untrained tokens' states to the targets, or random."
     ] = "closed-form"
@@ -145,30 +187,17 @@ class TrainConfig(Options):
     clip_norm: Annotated[float, "Largest gradient norm; 0 does not clip."] = 1.0
     alignment_weight: Annotated[float, "Weight of the alignment loss."] = 1.0
     reconstruction_weight: Annotated[float, "Weight of the reconstruction loss."] = 1.0
-    max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
     micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
-    held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
     evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
-    query_prompt: Annotated[str, "Stored in the checkpoint: what encode_query puts before a text."] = ""
-    document_prompt: Annotated[str, "Stored in the checkpoint: what encode_document puts before a text."] = (
-        "Summarize the following passage: "
-    )
-    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
-    seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        for name in ("compression", "batch_size", "steps", "evaluate_every", "micro_batch_tokens"):
+        for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("thought", "held_out", "warmup_steps", "decay_steps"):
+        for name in ("warmup_steps", "decay_steps"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
-        tokens = self.thought + self.compression
-        _require(
-            self.max_query_tokens > tokens,
-            f"max_query_tokens is {self.max_query_tokens}; the {tokens} special tokens alone leave no room for a query",
-        )
         _require(
             self.alignment_weight > 0 and self.reconstruction_weight >= 0,
             "alignment_weight must be above 0 and reconstruction_weight 0 or more",

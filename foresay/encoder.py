@@ -5,12 +5,14 @@ What a reader would get wrong: queries and documents get different prompts. `enc
 `encode_document` know them; `encode` adds none unless told.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -20,8 +22,12 @@ from torch import Tensor
 from transformers import TextIteratorStreamer
 
 from .backbone import Backbone, check_texts, length_batches
-from .errors import InputError
+from .config import TeachConfig
+from .errors import CheckpointError, InputError
 from .model import Model
+
+if TYPE_CHECKING:
+    from .teach import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,21 @@ Array = NDArray[np.float32]
 OnCut = Literal["warn", "error", "ignore"]
 _SHORTEST_SHARED_PREFIX = 6
 """Shorter common beginnings are not worth the mask that a cache brings with it."""
+
+
+@dataclass(frozen=True)
+class DocumentTeacher:
+    """The teacher that embeds documents in place of the checkpoint, by what finds it again.
+
+    Attributes:
+        name: as `load_teacher` takes it.
+        revision: which it has to have.
+        max_tokens: longer documents are cut to this many tokens.
+    """
+
+    name: str
+    revision: str | None
+    max_tokens: int
 
 
 class Encoder:
@@ -39,20 +60,39 @@ class Encoder:
         prompts: what stands before a text, by name: `query` and `document`.
         max_tokens: longest input; longer texts are cut, and `cut` counts them.
         cut: texts cut so far.
+        dims: lengths that an embedding may be shortened to.
+        decodes: whether soft prompts were trained to be read.
+        document_teacher: who embeds documents, where the checkpoint does not. Embeddings live in the teacher's space,
+            so an index that the teacher made serves as it is.
     """
 
-    def __init__(self, model: Model, *, prompts: dict[str, str] | None = None, max_tokens: int = 512) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        prompts: dict[str, str] | None = None,
+        max_tokens: int = 512,
+        dims: Sequence[int] = (),
+        decodes: bool = True,
+        document_teacher: DocumentTeacher | None = None,
+    ) -> None:
         """Wraps a model; `Encoder.from_pretrained` loads one.
 
         Args:
             model: a trained or training model.
             prompts: by name; names that are missing mean no prompt.
             max_tokens: longest input, template and special tokens included.
+            dims: lengths that an embedding may be shortened to.
+            decodes: whether soft prompts were trained to be read.
+            document_teacher: loaded when the first document comes.
         """
         self.model = model
         self.prompts = {"query": "", "document": "", **(prompts or {})}
         self.max_tokens = max_tokens
         self.cut = 0
+        self.dims, self.decodes = tuple(dims), decodes
+        self.document_teacher = document_teacher
+        self._teacher: Teacher | None = None
 
     @classmethod
     def from_pretrained(
@@ -97,6 +137,7 @@ class Encoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
         batch_tokens: int = 8192,
         on_cut: OnCut = "warn",
         show_progress_bar: bool = False,
@@ -108,6 +149,7 @@ class Encoder:
             prompt: put before each text.
             prompt_name: or the name of one of `prompts`.
             normalize_embeddings: scale each embedding to length 1.
+            truncate_dim: keep this many numbers of each, one of `dims`.
             batch_tokens: most padded tokens in one forward pass.
             on_cut: what to do about texts longer than `max_tokens`; they keep their beginning.
             show_progress_bar: show one.
@@ -116,16 +158,15 @@ class Encoder:
             (texts, dim) float32; (dim,) for a single string.
 
         Raises:
-            InputError: for texts that are not strings, unknown prompts, and cut texts on request.
+            InputError: for texts that are not strings, unknown prompts, other lengths, and cut texts on request.
         """
         rows = self._rows(texts, prompt, prompt_name, on_cut)
         embeddings = np.empty((len(rows), self.dim), np.float32)
         weight, bias = (tensor.detach() for tensor in self.model.fused_map())
         for batch, hidden in self._hidden(rows, batch_tokens, show_progress_bar):
-            embedding = hidden.float().mean(dim=1) @ weight.T + bias
-            if normalize_embeddings:
-                embedding = torch.nn.functional.normalize(embedding, dim=-1)
+            embedding = hidden.float().mean(dim=-2).flatten(1) @ weight.T + bias
             embeddings[batch] = embedding.cpu().numpy()
+        embeddings = self._finish(embeddings, truncate_dim, normalize_embeddings)
         single: Array = embeddings[0] if isinstance(texts, str) else embeddings
         return single
 
@@ -134,8 +175,63 @@ class Encoder:
         return self.encode(texts, prompt_name="query", **options)  # type: ignore[arg-type]
 
     def encode_document(self, texts: str | Sequence[str], **options: object) -> Array:
-        """`encode` with the checkpoint's document prompt."""
-        return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
+        """`encode` with the checkpoint's document prompt; or the teacher's vectors of the bare texts.
+
+        Of the options, a teacher heeds `normalize_embeddings` and `truncate_dim`.
+        """
+        if self.document_teacher is None:
+            return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
+        self._teacher = self._teacher or self._load_teacher(self.document_teacher)
+        vectors = self._teacher.embed(check_texts(texts))
+        rotation = self.model.rotation
+        if rotation is not None:
+            vectors = vectors @ rotation.cpu().numpy()
+        length, normalize = options.get("truncate_dim"), bool(options.get("normalize_embeddings"))
+        vectors = self._finish(vectors, length, normalize)  # type: ignore[arg-type]
+        single: Array = vectors[0] if isinstance(texts, str) else vectors
+        return single
+
+    def with_document_teacher(self, teacher: "Teacher") -> Self:
+        """The same encoder, with documents embedded by a loaded teacher.
+
+        Raises:
+            InputError: if its vectors have another width than the embeddings.
+        """
+        if teacher.dim != self.dim:
+            raise InputError(
+                f"{teacher.name} gives vectors of width {teacher.dim}, the checkpoint embeds in {self.dim}; "
+                "documents can be embedded by the teacher that set the targets, and by no other"
+            )
+        other = copy.copy(self)
+        other.document_teacher = DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
+        other._teacher = teacher
+        return other
+
+    def _load_teacher(self, wanted: DocumentTeacher) -> "Teacher":
+        from .teach import load_teacher  # brings in what only a teacher needs
+
+        backbone = self.model.backbone
+        config = TeachConfig(max_tokens=wanted.max_tokens)
+        teacher = load_teacher(wanted.name, backbone, str(backbone.device), config)
+        if teacher.revision != wanted.revision:
+            raise CheckpointError(
+                f"{wanted.name} is there as {teacher.revision}, the targets of this checkpoint are of "
+                f"{wanted.revision}; put that one in its place"
+            )
+        return teacher
+
+    def _finish(self, vectors: Array, truncate_dim: int | None, normalize: bool) -> Array:
+        """Shortens vectors (texts, dim) and scales them, where asked."""
+        if truncate_dim is not None and truncate_dim not in (*self.dims, self.dim):
+            known = ", ".join(map(str, (*self.dims, self.dim)))
+            raise InputError(
+                f"embeddings of this checkpoint can have the lengths {known}, not {truncate_dim}; "
+                "others are made by training with --dims"
+            )
+        vectors = vectors[:, :truncate_dim]
+        if normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.ascontiguousarray(vectors, dtype=np.float32)
 
     @staticmethod
     def similarity(left: Array, right: Array) -> Array:
@@ -221,6 +317,11 @@ class Encoder:
     def _checked_prompts(self, texts: str | Sequence[str] | None, prompts: Array | Tensor | None) -> Tensor:
         if (texts is None) == (prompts is None):
             raise InputError("decode takes either texts or soft_prompts; give exactly one of them")
+        if not self.decodes:
+            raise InputError(
+                "this checkpoint was made without the reconstruction loss, so nothing can read its soft prompts; "
+                "to decode, make one with foresay train and --reconstruction-weight above 0"
+            )
         if texts is not None:
             prompts = self.soft_prompts([texts] if isinstance(texts, str) else texts, prompt_name="query")
         tensor = torch.as_tensor(prompts)
@@ -258,7 +359,7 @@ class Encoder:
     def _hidden(
         self, rows: list[list[int]], batch_tokens: int, progress: bool = False
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """States (batch, compression, hidden) of batches of similar length, with the indices of their rows.
+        """States, as `Model.hidden` returns them, of batches of similar length, with the indices of their rows.
 
         What all rows begin with, a prompt or a template, runs once and its cache serves every batch.
         """

@@ -1,7 +1,12 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
-In: token ids of texts. Out: hidden (batch, compression, hidden) → soft_prompt (batch, compression, hidden)
-→ embedding (batch, dim); and the two losses. Attention is causal, which two things here rest on:
+In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
+embedding (batch, dim); and the two losses. Two readouts of the states:
+
+    last   as published: (batch, compression, hidden); the alignment map reads the soft prompt
+    all    beyond it: (batch, layers, compression, hidden); the alignment map reads every layer's state, standardised
+
+Attention is causal, which two things here rest on:
 
 * Padding stands on the right in a one-pass forward, so no real token sees it and no mask is needed.
 * Nothing trained stands before the special tokens, so the text's states need no gradient. `hidden_split`
@@ -31,13 +36,27 @@ class Model(nn.Module):
 
     Attributes:
         special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
-        reconstruct: hidden to soft prompt, Linear(hidden, hidden), float32.
-        align: soft prompt to embedding space, Linear(hidden, dim), float32.
+        reconstruct: last state to soft prompt, Linear(hidden, hidden), float32.
+        align: to embedding space, float32: of the soft prompt, Linear(hidden, dim); of every layer's states,
+            Linear(layers * hidden, dim).
+        center, spread: (layers, hidden), mean and standard deviation of the states over texts; only where every
+            layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
+        rotation: (dim, dim), orthogonal: from the teacher's axes to the embedding's, most telling first; only where
+            embeddings are to be shortened.
         backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
     """
 
     def __init__(
-        self, backbone: Backbone, *, thought: int, compression: int, dim: int, template: str = "none", seed: int = 0
+        self,
+        backbone: Backbone,
+        *,
+        thought: int,
+        compression: int,
+        dim: int,
+        template: str = "none",
+        readout: str = "last",
+        rotated: bool = False,
+        seed: int = 0,
     ) -> None:
         """Draws the initial weights from `seed`, whatever the state of the global generator.
 
@@ -47,25 +66,40 @@ class Model(nn.Module):
             compression: special tokens whose outputs are read.
             dim: width of the teacher's vectors, and so of the embedding.
             template: what stands around a text, see `Backbone.frame`.
+            readout: `last` or `all`: the layers that the alignment map reads.
+            rotated: whether the embedding has axes of its own, see `rotation`.
             seed: of the initial weights.
         """
         super().__init__()
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
-        self.thought, self.compression, self.template = thought, compression, template
+        self.thought, self.compression, self.template, self.readout = thought, compression, template, readout
+        self.layers = int(backbone.text_config.num_hidden_layers) if readout == "all" else 1
         self.prefix_ids, self.suffix_ids = backbone.frame(template)
         hidden = backbone.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
             self.reconstruct = nn.Linear(hidden, hidden)
-            self.align = nn.Linear(hidden, dim)
+            self.align = nn.Linear(self.width, dim)
+        if readout == "all":
+            self.register_buffer("center", torch.zeros(self.layers, hidden))
+            self.register_buffer("spread", torch.ones(self.layers, hidden))
+        self.register_buffer("rotation", torch.eye(dim) if rotated else None)
+        self.center: Tensor
+        self.spread: Tensor
+        self.rotation: Tensor | None
         self.to(backbone.device)
 
     @property
     def tokens(self) -> int:
         """Number of special tokens."""
         return self.thought + self.compression
+
+    @property
+    def width(self) -> int:
+        """Numbers that the alignment map reads of a text."""
+        return self.layers * self.backbone.hidden_size
 
     @property
     def dim(self) -> int:
@@ -107,9 +141,10 @@ class Model(nn.Module):
             prefix: what `prefill` returned for the tokens that all rows begin with.
 
         Returns:
-            (batch, compression, hidden), behind the final norm, in the backbone's number type.
+            (batch, compression, hidden), behind the final norm, in the backbone's number type; where every layer is
+            read, (batch, layers, compression, hidden), of which the last is behind the final norm.
         """
-        return self._one_pass(rows, prefix, layers=False)[0]
+        return self._read(self._one_pass(rows, prefix, layers=self.readout == "all"))
 
     def hidden_layers(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """States of the compression tokens at every layer.
@@ -151,7 +186,7 @@ class Model(nn.Module):
         sliding windows of Gemma and Mistral, which count places and not positions, need it.
 
         Returns:
-            (batch, compression, hidden), behind the final norm.
+            what `hidden` returns.
         """
         backbone = self.backbone
         ids, lengths = pad(rows, backbone.pad_id, left=True, device=backbone.device)
@@ -172,15 +207,21 @@ class Model(nn.Module):
                     past_key_values=cache,
                     use_cache=True,
                 )
+        every = self.readout == "all"
         out = backbone.decoder(
             inputs_embeds=self._specials(len(rows)),
             attention_mask=mask,
             position_ids=special_positions,
             past_key_values=cache,
             use_cache=cache is not None,
+            output_hidden_states=every,
         )
-        states: Tensor = out.last_hidden_state[:, self.thought :]
-        return states
+        states = out.hidden_states if every else (out.last_hidden_state,)
+        return self._read(tuple(state[:, self.thought :] for state in states))
+
+    def _read(self, states: tuple[Tensor, ...]) -> Tensor:
+        """The layers that are read, of all that were returned; never the first, which is the input itself."""
+        return torch.stack(states[1:], dim=1) if self.readout == "all" else states[0]
 
     def _specials(self, batch: int) -> Tensor:
         """The special tokens as the first layer receives them: (batch, tokens, hidden)."""
@@ -190,22 +231,33 @@ class Model(nn.Module):
     # -- states to vectors -------------------------------------------------------------------------------
 
     def soft_prompt(self, hidden: Tensor) -> Tensor:
-        """hidden (batch, compression, hidden) to soft prompts of the same shape, float32."""
-        prompts: Tensor = self.reconstruct(hidden.to(self.reconstruct.weight.dtype))
+        """States to soft prompts (batch, compression, hidden), float32; of several layers, the last counts."""
+        last = hidden[:, -1] if self.readout == "all" else hidden
+        prompts: Tensor = self.reconstruct(last.to(self.reconstruct.weight.dtype))
         return prompts
 
-    def embedding(self, soft_prompt: Tensor) -> Tensor:
-        """soft_prompt (batch, compression, hidden) to embeddings (batch, dim), float32."""
-        embedding: Tensor = self.align(soft_prompt).mean(dim=1)
-        return embedding
+    def outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """States to soft prompts (batch, compression, hidden) and embeddings (batch, dim), both float32."""
+        soft_prompt = self.soft_prompt(hidden)
+        if self.readout == "last":
+            return soft_prompt, self.align(soft_prompt).mean(dim=1)
+        mean = hidden.to(self.center.dtype).mean(dim=2)
+        return soft_prompt, self.align(((mean - self.center) / self.spread).flatten(1))
 
     def fused_map(self) -> tuple[Tensor, Tensor]:
-        """Both maps as one: weight (dim, hidden) and bias (dim,), for when only the embedding is wanted.
+        """All that stands between states and embedding as one map: weight (dim, width) and bias (dim,).
 
-        Both are linear and the pooling is a mean, so embedding = mean(hidden) @ weight.T + bias.
+        Every part of it is linear and the pooling is a mean, so embedding = mean(hidden) @ weight.T + bias.
         """
         weight, bias = self.align.weight, self.align.bias
-        return weight @ self.reconstruct.weight, weight @ self.reconstruct.bias + bias
+        if self.readout == "last":
+            return weight @ self.reconstruct.weight, weight @ self.reconstruct.bias + bias
+        weight = weight / self.spread.flatten()
+        return weight, bias - weight @ self.center.flatten()
+
+    def to_own_axes(self, vectors: Tensor) -> Tensor:
+        """The teacher's vectors (batch, dim) as the embedding spells them; cosines and distances stay."""
+        return vectors if self.rotation is None else vectors @ self.rotation
 
     # -- the losses --------------------------------------------------------------------------------------
 

@@ -169,6 +169,12 @@ def _write_copy(home: Path, model: Model, ids: list[int], rows: int) -> None:
     backbone.tokenizer.save_pretrained(home / OWN_TOKENIZER)
 
 
+def write_backbone(home: Path, backbone: Backbone) -> None:
+    """The backbone as it is, where the library's layout has no use for a copy."""
+    backbone.model.save_pretrained(home)
+    backbone.tokenizer.save_pretrained(home)
+
+
 def _grown(weight: Tensor, rows: int) -> Tensor:
     """A matrix with rows added: their mean, so that a head never prefers a new one."""
     weight, added = weight.detach(), rows - len(weight)

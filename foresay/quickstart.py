@@ -25,10 +25,11 @@ from .data import Progress, Query, content_id, read_queries, read_responses
 from .encoder import Array, Encoder
 from .evaluate import Scores, Task, interval, ndcg, safety
 from .llm2vec import NANO_TEACHER
+from .pairs import Pairs
 from .respond import respond
 from .step import Figures
 from .teach import Teacher, load_teacher, teach
-from .train import Pairs, train
+from .train import train
 
 EXAMPLE = Path(__file__).parent / "example"
 RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)

@@ -42,8 +42,8 @@ def gradient(
         parts = length_batches([len(queries[i]) for i in group], config.micro_batch_tokens, least)
         order = [group[i] for part in parts for i in part]
         hidden = torch.cat([model.hidden_split([queries[group[i]] for i in part]) for part in parts])
-        soft_prompt = model.soft_prompt(hidden)
-        alignment = model.alignment_loss(model.embedding(soft_prompt), targets[order]) / count
+        soft_prompt, embedding = model.outputs(hidden)
+        alignment = model.alignment_loss(embedding, targets[order]) / count
         totals["alignment"] += float(alignment.detach())
         losses, gradients = [alignment * config.alignment_weight], [None]
         if config.reconstruction_weight:
@@ -67,8 +67,8 @@ def loss_of(
     alignment, reconstruction = 0.0, 0.0
     prompts = torch.empty(len(queries), model.compression, model.backbone.hidden_size, device=targets.device)
     for part in length_batches([len(row) + model.tokens for row in queries], config.micro_batch_tokens):
-        prompts[part] = model.soft_prompt(model.hidden([queries[i] for i in part]))
-        alignment += float(model.alignment_loss(model.embedding(prompts[part]), targets[part]))
+        prompts[part], embedding = model.outputs(model.hidden([queries[i] for i in part]))
+        alignment += float(model.alignment_loss(embedding, targets[part]))
     if config.reconstruction_weight:
         for part in length_batches([len(row) + model.compression for row in responses], config.micro_batch_tokens):
             reconstruction += float(model.reconstruction_loss(prompts[part], [responses[i] for i in part]))

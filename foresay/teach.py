@@ -141,12 +141,14 @@ def load_teacher(
         InputError: if it is `self` and there is no backbone, or if there is no such model.
         BackboneError: if an LLM2Vec teacher's backbone cannot be loaded, or is another one than it was made of.
     """
-    if name != SELF:
+    if name.partition(":")[0] != SELF:
         from .llm2vec import load  # brings in peft, which the other teachers do without
 
         return load(name, backbone, device, config) or SentenceTransformerTeacher(name, device, config)
     if backbone is None:
         raise InputError(f"the teacher {SELF!r} is the backbone itself and none was given; add -m BACKBONE")
+    if name not in (SELF, f"{SELF}:{backbone.name}"):  # the longer name is what a manifest records
+        raise InputError(f"the teacher {name!r} is another backbone than the one given, {backbone.name}")
     return SelfTeacher(backbone, config)
 
 

@@ -11,72 +11,29 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import checkpoint
 from .backbone import Backbone
 from .config import TrainConfig
-from .data import read_responses
 from .encoder import Encoder
 from .errors import InputError
-from .fit import fit, start_from
 from .journal import write_json
-from .model import Model
+from .pairs import Pairs, nearness, untrained
+from .ridge import ridge, standardise, start_from
 from .step import Figures, gradient, loss_of
 from .stop import Stopped, stop_signals
-from .teach import Targets
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[int, Figures], None]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """What is learned from, row by row.
-
-    Attributes:
-        queries: bare texts.
-        responses: what the backbone answered.
-        targets: (rows, dim), the teacher's vectors of the responses; may be memory-mapped.
-        origin: what the rows were made from and by, recorded in the checkpoint, compared on resume.
-    """
-
-    queries: Sequence[str]
-    responses: Sequence[str]
-    targets: NDArray[np.float32]
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuses rows that do not belong together."""
-        if not len(self.queries) == len(self.responses) == len(self.targets):
-            raise InputError(
-                f"{len(self.queries)} queries, {len(self.responses)} responses and {len(self.targets)} targets; "
-                "expected as many of each: make the targets again with foresay teach"
-            )
-        if len(self.queries) < 2:
-            raise InputError(f"{len(self.queries)} pairs; training needs at least 2")
-
-    @classmethod
-    def load(cls, responses: Path, targets: Path) -> "Pairs":
-        """Reads what `respond` and `teach` wrote, joined row by row.
-
-        Raises:
-            DataError: if a file is missing or unfinished, or the targets are of other responses.
-        """
-        rows, taught = read_responses(responses), Targets.load(targets, responses)
-        made = taught.manifest
-        kept = ("teacher", "revision", "query_weight", "responses_sha256")
-        origin = {name: getattr(made, name) for name in kept}
-        return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
 
 
 def train(
@@ -137,22 +94,12 @@ class _Run:
     def __init__(self, pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig) -> None:
         self.pairs, self.config, self.output = pairs, config, output
         self.folder = output / "training"
-        dim = pairs.targets.shape[1]
-        self.model = Model(
-            backbone,
-            thought=config.thought,
-            compression=config.compression,
-            dim=dim,
-            template=config.template,
-            seed=config.seed,
-        )
-        prompts = {"query": config.query_prompt, "document": config.document_prompt}
-        self.encoder = Encoder(self.model, prompts=prompts, max_tokens=config.max_query_tokens)
+        self.encoder = untrained(pairs, backbone, config)
+        self.encoder.decodes = config.reconstruction_weight > 0
+        self.model = self.encoder.model
         parameters = [weight for weight in self.model.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
-        rows = np.random.default_rng(config.seed).permutation(len(pairs.queries))
-        held = min(config.held_out, len(rows) // 10)
-        self.held, self.rows = np.sort(rows[:held]), np.sort(rows[held:])
+        self.rows, self.held = pairs.split(config)
         self.order = row_order(config.seed, len(self.rows))
         self.step = 0
         self.best: dict[str, Any] = {}
@@ -165,8 +112,7 @@ class _Run:
         batch = [int(self.rows[next(self.order)]) for _ in range(config.batch_size)]
         queries, _ = self.model.rows([self.pairs.queries[i] for i in batch], config.max_query_tokens)
         responses = self._responses([self.pairs.responses[i] for i in batch])
-        device = self.model.backbone.device
-        targets = torch.from_numpy(np.array(self.pairs.targets[batch], np.float32)).to(device)
+        targets = self._targets(batch)
         figures = gradient(self.model, queries, responses, targets, config)
         limit = config.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -180,6 +126,11 @@ class _Run:
         seconds = time.perf_counter() - started
         return {**figures, "gradient_norm": float(norm), "learning_rate": rate, "tokens": tokens, "seconds": seconds}
 
+    def _targets(self, rows: Sequence[int]) -> Tensor:
+        """Targets of some rows, in the model's axes."""
+        vectors = torch.from_numpy(np.array(self.pairs.targets[rows], np.float32))
+        return self.model.to_own_axes(vectors.to(self.model.backbone.device))
+
     def _responses(self, texts: list[str]) -> list[list[int]]:
         """Token ids with the end token, which only a response that was not cut has."""
         most, end = self.config.max_response_tokens, self.model.backbone.end_id
@@ -192,19 +143,10 @@ class _Run:
         """
         if not len(self.held):
             return {}
-        texts = [self.pairs.queries[i] for i in self.held]
-        targets = np.asarray(self.pairs.targets[self.held])
-        queries, _ = self.model.rows(texts, self.config.max_query_tokens)
+        queries, _ = self.model.rows([self.pairs.queries[i] for i in self.held], self.config.max_query_tokens)
         responses = self._responses([self.pairs.responses[i] for i in self.held])
-        wanted = torch.from_numpy(targets).to(self.model.backbone.device)
-        loss = loss_of(self.model, queries, responses, wanted, self.config)
-        cosine = Encoder.similarity(self.encoder.encode(texts, on_cut="ignore"), targets)
-        nearest = cosine.argmax(axis=1) == np.arange(len(targets))
-        return {
-            "held_out_loss": loss,
-            "cosine": float(np.diag(cosine).mean()),
-            "retrieval@1": float(nearest.mean()),
-        }
+        loss = loss_of(self.model, queries, responses, self._targets(self.held.tolist()), self.config)
+        return {"held_out_loss": loss, **nearness(self.encoder, self.pairs, self.held)}
 
     # -- files -------------------------------------------------------------------------------------------
 
@@ -213,7 +155,7 @@ class _Run:
         states = sorted(self.folder.glob("step-*/state.json"))
         identity = {
             "backbone": self.model.backbone.name,
-            "config": asdict(self.config),
+            "config": json.loads(json.dumps(asdict(self.config))),  # as it reads when it comes back
             "pairs": self.pairs.origin,
             "rows": len(self.pairs.queries),
         }
@@ -221,7 +163,7 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "run.json", identity)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-            if self.config.start == "closed-form":
+            if self.config.start == "closed-form" or self.model.readout == "all":
                 self._fit(report)
             return
         before = json.loads((self.folder / "run.json").read_text())
@@ -247,8 +189,11 @@ class _Run:
             if report:
                 report(0, {"fitted rows": rows})
 
-        found = fit(self.encoder, self.pairs.queries, self.pairs.targets, self.rows, self.held, told)
-        start_from(self.model, found)
+        found = ridge(self.encoder, self.pairs.queries, self.pairs.targets, self.rows, self.held, told)
+        if self.config.start == "closed-form":
+            start_from(self.model, found)
+        else:
+            standardise(self.model, found)  # a random start of every layer's map needs the scale of the states
         logger.info("closed form: penalty %.3g, held-out cosine %.3f", found.penalty, found.cosine)
 
     def log(self, figures: Figures) -> None:

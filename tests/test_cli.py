@@ -121,7 +121,8 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Invariant 12: every Python block of the README, on a checkpoint where `make quickstart` puts one."""
     from foresay.backbone import Backbone
     from foresay.config import TrainConfig
-    from foresay.train import Pairs, train
+    from foresay.pairs import Pairs
+    from foresay.train import train
 
     monkeypatch.chdir(tmp_path)
     nano = Backbone.load("nano", device="cpu", dtype="float32")

@@ -1,6 +1,7 @@
-"""The closed form, against scikit-learn's ridge regression."""
+"""The closed form, against scikit-learn's ridge regression, and the checkpoint it makes."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,60 +9,120 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from foresay import fit as closed_form
+from foresay import checkpoint, ridge
 from foresay.backbone import Backbone
+from foresay.config import FitConfig
 from foresay.encoder import Encoder
+from foresay.errors import InputError
+from foresay.fit import fit
 from foresay.model import Model
+from foresay.pairs import Pairs
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{word} {number} {other}" for number in range(10) for word, other in (("fox", "fever"), ("Chad", "rash"))]
+NONE = np.array([], int)
+readout = pytest.mark.parametrize("readout", ["last", "all"])
 
 
-def made(backbone: Backbone) -> tuple[Encoder, np.ndarray]:
+def made(backbone: Backbone, **changes: object) -> tuple[Encoder, np.ndarray]:
     """An encoder and targets for TEXTS."""
     targets = np.random.default_rng(0).normal(size=(len(TEXTS), 5)).astype(np.float32)
-    return Encoder(Model(backbone, thought=1, compression=3, dim=5)), targets
+    model = Model(backbone, **{"thought": 1, "compression": 3, "dim": 5, **changes})  # type: ignore[arg-type]
+    return Encoder(model), targets
 
 
-def test_it_is_ridge_regression(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def predict(found: ridge.Fit, states: torch.Tensor) -> np.ndarray:
+    """What the fitted map makes of states."""
+    embeddings: np.ndarray = ((states - found.center) / found.spread @ found.weight.T + found.bias).numpy()
+    return embeddings
+
+
+@readout
+def test_it_is_ridge_regression(backbone: Get, monkeypatch: pytest.MonkeyPatch, readout: str) -> None:
     """On standardised states, whatever the size of the blocks."""
-    monkeypatch.setattr(closed_form, "_BLOCK", 7)
-    monkeypatch.setattr(closed_form, "PENALTIES", (0.3,))
-    encoder, targets = made(backbone("qwen3"))
+    monkeypatch.setattr(ridge, "_BLOCK", 7)
+    monkeypatch.setattr(ridge, "PENALTIES", (0.3,))
+    encoder, targets = made(backbone("qwen3"), readout=readout)
     rows = np.arange(16)
     seen: list[int] = []
-    found = closed_form.fit(encoder, TEXTS, targets, rows, np.array([], int), seen.append)
+    found = ridge.ridge(encoder, TEXTS, targets, rows, NONE, seen.append)
     assert seen == [7, 14, 16]
-    states = closed_form.mean_states(encoder, TEXTS)
+    states = ridge.mean_states(encoder, TEXTS)
+    assert states.shape == (20, 64 if readout == "all" else 32)
     scaler = StandardScaler().fit(states[rows])
-    ridge = Ridge(alpha=0.3 * len(rows)).fit(scaler.transform(states[rows]), targets[rows])
-    expected = ridge.predict(scaler.transform(states))
-    np.testing.assert_allclose(states @ found.weight.numpy().T + found.bias.numpy(), expected, atol=1e-4)
+    model = Ridge(alpha=0.3 * len(rows)).fit(scaler.transform(states[rows]), targets[rows])
+    np.testing.assert_allclose(predict(found, states), model.predict(scaler.transform(states)), atol=1e-4)
     assert np.isnan(found.cosine)
+
+
+def test_many_layers_are_reduced(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many components as a layer has rows nothing is lost; with fewer, the map still fits, a little worse."""
+    monkeypatch.setattr(ridge, "PENALTIES", (0.01,))
+    encoder, targets = made(backbone("qwen3"), readout="all")
+    states, rows = ridge.mean_states(encoder, TEXTS), np.arange(20)
+    errors = []
+    for most in (64, 63, 8):  # all; 31 a layer, more than the 19 that 20 rows span; 4 a layer
+        monkeypatch.setattr(ridge, "MOST_FEATURES", most)
+        found = ridge.ridge(encoder, TEXTS, targets, rows, NONE)
+        assert found.weight.shape == (5, 64)
+        errors.append(float(np.square(predict(found, states) - targets).mean()))
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
+    assert errors[0] < errors[2] < np.square(targets - targets.mean(0)).mean()
 
 
 def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
     """The one whose map comes nearest to the held-out targets."""
     encoder, targets = made(backbone("qwen3"))
     rows, held = np.arange(16), np.arange(16, 20)
-    found = closed_form.fit(encoder, TEXTS, targets, rows, held)
-    states = closed_form.mean_states(encoder, TEXTS)[held]
-
-    def cosine(weight: torch.Tensor, bias: torch.Tensor) -> float:
-        return float(np.diag(Encoder.similarity(states @ weight.numpy().T + bias.numpy(), targets[held])).mean())
-
-    assert found.cosine == pytest.approx(cosine(found.weight, found.bias), abs=1e-5)
-    for penalty in closed_form.PENALTIES:
+    found = ridge.ridge(encoder, TEXTS, targets, rows, held)
+    states = ridge.mean_states(encoder, TEXTS)[held]
+    cosine = float(np.diag(Encoder.similarity(predict(found, states), targets[held])).mean())
+    assert found.cosine == pytest.approx(cosine, abs=1e-5)
+    assert set(found.path) == set(ridge.PENALTIES)
+    for penalty in ridge.PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(closed_form, "PENALTIES", (penalty,))
-            other = closed_form.fit(encoder, TEXTS, targets, rows, held)
+            patch.setattr(ridge, "PENALTIES", (penalty,))
+            other = ridge.ridge(encoder, TEXTS, targets, rows, held)
+        assert other.cosine == pytest.approx(found.path[penalty], abs=1e-6)
         assert other.cosine <= found.cosine + 1e-6
 
 
-def test_the_start_gives_the_fitted_embeddings(backbone: Get) -> None:
-    """Through both maps, as training then goes on from."""
-    encoder, targets = made(backbone("gemma3_text"))
-    found = closed_form.fit(encoder, TEXTS, targets, np.arange(20), np.array([], int))
-    closed_form.start_from(encoder.model, found)
-    expected = closed_form.mean_states(encoder, TEXTS) @ found.weight.numpy().T + found.bias.numpy()
+@readout
+def test_the_start_gives_the_fitted_embeddings(backbone: Get, readout: str) -> None:
+    """Through all maps, as training then goes on from."""
+    encoder, targets = made(backbone("gemma3_text"), readout=readout)
+    found = ridge.ridge(encoder, TEXTS, targets, np.arange(20), NONE)
+    ridge.start_from(encoder.model, found)
+    expected = predict(found, ridge.mean_states(encoder, TEXTS))
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-4)
+
+
+@readout
+def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> None:
+    """It comes back with the same vectors, verifies, says what it is, and refuses to decode."""
+    base = backbone("qwen3")
+    _, targets = made(base)
+    pairs = Pairs(TEXTS, TEXTS, targets, {"teacher": "t", "revision": None})
+    config = FitConfig(compression=3, readout=readout, template="chat", held_out=4)  # type: ignore[arg-type]
+    encoder = fit(pairs, base, tmp_path / "c", config)
+    again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
+    np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))
+    ways = {verdict.way for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    assert ("sentence-transformers" in ways) == (readout == "last")
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "closed form" in card and "decode" not in card
+    assert ("cannot express" in card) == (readout == "all")
+    with pytest.raises(InputError, match="foresay train"):
+        again.decode(["x"])
+
+
+def test_a_bundle_of_every_layer(backbone: Get, tmp_path: Path) -> None:
+    """Plain sentence-transformers cannot open it, but it is self-contained."""
+    base = backbone("llama")
+    _, targets = made(base)
+    encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", FitConfig(compression=3, readout="all"))
+    checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
+    (tmp_path / "b").rename(tmp_path / "moved")
+    moved = Encoder.from_pretrained(tmp_path / "moved", device="cpu")
+    np.testing.assert_allclose(moved.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    assert checkpoint.verify(tmp_path / "moved", device="cpu")

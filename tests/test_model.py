@@ -37,13 +37,14 @@ def test_alone_equals_padded_batch(backbone: Get, family: str, template: str) ->
 
 
 @family
-def test_split_gradient_equals_one_pass_gradient(backbone: Get, family: str) -> None:
+@pytest.mark.parametrize("readout", ["last", "all"])
+def test_split_gradient_equals_one_pass_gradient(backbone: Get, family: str, readout: str) -> None:
     """Invariant 5: the same loss differentiated both ways."""
-    model = make(backbone(family))
+    model = make(backbone(family), readout=readout)
     rows, _ = model.rows(SENTENCES, 64)
     gradients: list[torch.Tensor] = []
     for states in (model.hidden, model.hidden_split):
-        loss = model.embedding(model.soft_prompt(states(rows))).square().sum()
+        loss = model.outputs(states(rows))[1].square().sum()
         gradients.extend(torch.autograd.grad(loss, [model.special_tokens]))
     scale = gradients[0].abs().max()
     assert scale > 0
@@ -86,13 +87,37 @@ def test_reconstruction_loss_is_the_models_own(backbone: Get, family: str, monke
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
 
 
-def test_fused_map_is_both_maps(backbone: Get) -> None:
-    """embedding = mean(hidden) @ weight.T + bias."""
-    model = make(backbone("qwen3"))
-    hidden = torch.randn(4, 3, 32)
+@pytest.mark.parametrize("readout", ["last", "all"])
+def test_fused_map_is_all_maps(backbone: Get, readout: str) -> None:
+    """embedding = mean(hidden) @ weight.T + bias, the standardisation of every layer's states included."""
+    model = make(backbone("qwen3"), readout=readout)
+    if readout == "all":
+        model.center.normal_()
+        model.spread.uniform_(0.5, 20)
+    hidden = torch.randn(4, 2, 3, 32) if readout == "all" else torch.randn(4, 3, 32)
     weight, bias = model.fused_map()
-    expected = model.embedding(model.soft_prompt(hidden))
-    torch.testing.assert_close(hidden.mean(1) @ weight.T + bias, expected, atol=1e-6, rtol=1e-5)
+    soft_prompt, embedding = model.outputs(hidden)
+    torch.testing.assert_close(hidden.mean(-2).flatten(1) @ weight.T + bias, embedding, atol=1e-5, rtol=1e-5)
+    assert soft_prompt.shape == (4, 3, 32)
+
+
+@family
+def test_every_layer_is_read_but_the_input(backbone: Get, family: str) -> None:
+    """The layers' states as the library returns them, the last behind the final norm; the same either way."""
+    base = backbone(family)
+    model, last = make(base, readout="all"), make(base)
+    rows, _ = model.rows(SENTENCES, 64)
+    with torch.no_grad():
+        states, split = model.hidden(rows), model.hidden_split(rows)
+        assert states.shape == (len(rows), 2, 3, 32)
+        torch.testing.assert_close(states, split, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states[:, -1], last.hidden(rows), atol=1e-5, rtol=1e-5)
+        ids = torch.tensor([rows[0]])
+        inputs = torch.cat([base.embedding(ids), model.special_tokens[None]], dim=1)
+        # embed_scale: special tokens are rows of the matrix, before Gemma's scale
+        inputs[:, ids.shape[1] :] *= base.embed_scale
+        first = base.decoder(inputs_embeds=inputs, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(states[0, 0], first[0, -3:], atol=1e-5, rtol=1e-5)
 
 
 def test_long_text_keeps_its_special_tokens(backbone: Get) -> None:

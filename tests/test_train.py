@@ -17,9 +17,10 @@ from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
+from foresay.pairs import Pairs
 from foresay.step import Figures, gradient, loss_of
 from foresay.stop import Stopped
-from foresay.train import Pairs, learning_rate, row_order, train
+from foresay.train import learning_rate, row_order, train
 
 from .conftest import SENTENCES
 
@@ -83,8 +84,8 @@ def test_gradient_is_the_plain_one(backbone: Get) -> None:
     gradient(model, rows, answers, targets, config)
     ours = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
-    prompt = model.soft_prompt(model.hidden(rows))
-    alignment = torch.nn.functional.mse_loss(model.embedding(prompt), targets)
+    prompt, embedding = model.outputs(model.hidden(rows))
+    alignment = torch.nn.functional.mse_loss(embedding, targets)
     nats, tokens = torch.zeros(()), 0
     for soft, ids in zip(prompt, answers, strict=True):
         inputs = torch.cat([soft, base.embedding(torch.tensor(ids))])[None]
