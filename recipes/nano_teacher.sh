@@ -5,10 +5,11 @@
 #
 # TEXTS is a .jsonl file with a text a line under the key "text". The packaged teacher has seed 0 and was made of
 # random.Random(0).sample(texts, 30_000) in Python, in the order in which that draws them from the list of the 160,807
-# plain texts that the backbone itself was trained on: English WordNet, The World Factbook, MedQuAD answers, children's stories (StoryWeaver, African
-# Storybook, FairytaleQA), public-domain books, first articles of Wikipedia; the model card of the backbone lists them.
-# 29,183 of them are different. Other texts of that kind make a teacher like it. About a quarter of an hour on one CPU
-# core of its own. Run it again after a kill, and it goes on. In the end OUTPUT/packaged holds the files of the package.
+# plain texts that the backbone itself was trained on: English WordNet, The World Factbook, MedQuAD answers, children's
+# stories (StoryWeaver, African Storybook, FairytaleQA), public-domain books, first articles of Wikipedia; the model
+# card of the backbone lists them. 29,183 of them are different. Other texts of that kind make a teacher like it. About
+# a quarter of an hour on one CPU core of its own. Run it again after a kill, and it goes on. In the end
+# OUTPUT/packaged holds the files of the package.
 set -eu
 texts=$1 output=$2 seed=${3:-0}
 

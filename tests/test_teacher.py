@@ -105,12 +105,20 @@ def test_states_see_the_whole_text(backbone: Get, family: str, attention: str) -
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
-def test_flash_attention(backbone: Get) -> None:
-    """The check at load passes there too."""
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_flash_attention(backbone: Get, family: str) -> None:
+    """The check at load passes there too, and fails where the switch is taken back; the means are those of sdpa."""
     pytest.importorskip("flash_attn")
-    base = Backbone.load(backbone("qwen3").name, device="cuda", dtype="bfloat16")
+    base = Backbone.load(backbone(family).name, device="cuda", dtype="bfloat16")
+    rows = [[5, 6, 7], [9, 10, 11, 12, 13, 14], [15, 16]]
+    expected = Bidirectional(base).mean(rows)
     base.model.set_attn_implementation("flash_attention_2")
-    Bidirectional(base)
+    reader = Bidirectional(base)
+    torch.testing.assert_close(reader.mean(rows), expected, atol=5e-2, rtol=5e-2)
+    torch.testing.assert_close(reader.mean(rows[:1]), expected[:1], atol=5e-2, rtol=5e-2)
+    reader.model.config.is_causal = True
+    with pytest.raises(BackboneError, match="flash_attention_2.* keeps causal attention"):
+        reader.check()
 
 
 @torch.no_grad()
@@ -124,13 +132,34 @@ def test_a_sliding_window_looks_both_ways(backbone: Get) -> None:
     assert torch.equal(state, unseen)
 
 
-def test_the_check_fails_where_attention_is_causal(backbone: Get) -> None:
-    """And where padding comes through: both are put back to how they were without our switch."""
-    reader = Bidirectional(backbone("qwen3"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_check_fails_where_attention_is_causal(backbone: Get, family: str, attention: str) -> None:
+    """Put back to how it was without our switch."""
+    reader = Bidirectional(backbone(family))
+    reader.model.config._attn_implementation = attention
     reader.model.config.is_causal = True
-    with pytest.raises(BackboneError, match="keeps causal attention for a text alone"):
+    with pytest.raises(BackboneError, match=f"{attention}.* keeps causal attention for a text alone"):
         reader.check()
-    reader.model.config.is_causal = False
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_check_looks_alone_and_in_a_batch(backbone: Get, alone: bool) -> None:
+    """A library may mask the one and not the other: kernels differ where nothing is padded."""
+    reader = Bidirectional(backbone("qwen3"))
+    states = reader.states
+
+    def causal_where(rows: list[list[int]]) -> Tensor:
+        reader.model.config.is_causal = alone == (len(rows) == 1)
+        return states(rows)
+
+    reader.states = causal_where  # type: ignore[method-assign, assignment]
+    with pytest.raises(BackboneError, match=f"for a text {'alone' if alone else 'in a batch'}"):
+        reader.check()
+
+
+def test_the_check_fails_where_padding_comes_through(backbone: Get) -> None:
+    """A mask that the model does not see."""
+    reader = Bidirectional(backbone("qwen3"))
     forward = reader.model.forward
     reader.model.forward = lambda attention_mask, **inputs: forward(**inputs)
     with pytest.raises(BackboneError, match="lets padding into its states"):
@@ -278,6 +307,8 @@ def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> Non
     with pytest.raises(Killed):
         make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, kill)
     torch.manual_seed(99)  # whatever else drew random numbers meanwhile
+    with (tmp_path / "killed" / "training" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "sta')  # torn by the kill
     steps: list[int] = []
     resumed = make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda done, *_: steps.append(done))
     assert steps == list(range(killed // 2 * 2 + 1, 9))
@@ -323,6 +354,8 @@ def test_options_that_cannot_work(backbone: Get, tmp_path: Path) -> None:
         TeacherConfig(simcse_batch_size=1)
     with pytest.raises(InputError, match="1 texts; a teacher needs at least 2"):
         make_teacher(["one"], backbone("qwen3"), tmp_path / "t")
+    with pytest.raises(InputError, match="24 texts do not fill a batch of 128 .* lower --simcse-batch-size"):
+        make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t")
 
 
 def test_schedule() -> None:
