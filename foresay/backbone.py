@@ -283,7 +283,7 @@ class Backbone:
         if self.tokenizer.chat_template is None:
             raise InputError(f"{self.name} has no chat template; use --template none")
         before, behind = self._render([{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
-        return self._control_ids(before), self._control_ids(behind)
+        return self.control_ids(before), self.control_ids(behind)
 
     @cached_property
     def end_id(self) -> int:
@@ -291,7 +291,7 @@ class Backbone:
         fallback = self.tokenizer.eos_token_id
         if self.tokenizer.chat_template is not None:
             turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-            behind = self._control_ids(self._render(turns, add_generation_prompt=False)[1])
+            behind = self.control_ids(self._render(turns, add_generation_prompt=False)[1])
             if behind and (behind[0] in self.stop_ids or fallback is None):
                 return behind[0]
         if fallback is None:
@@ -322,7 +322,8 @@ class Backbone:
             raise BackboneError(f"the chat template of {self.name} does not show each message once; use template none")
         return before, behind
 
-    def _control_ids(self, text: str) -> list[int]:
+    def control_ids(self, text: str) -> list[int]:
+        """Token ids of a template's own text, in which control tokens are what they say."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     # -- telling two models apart ------------------------------------------------------------------------

