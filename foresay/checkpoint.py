@@ -6,7 +6,7 @@
                            backbone's weights
     README.md              the model card
     modules.json, 0_…      the same model for plain sentence-transformers (plain.py), which cannot express a readout
-                           of every layer
+                           of every layer, nor an adapter
 
 What a reader would get wrong: the backbone is not in it, unless asked for. What is in it is a sample of the
 backbone's numbers, so that another model under the same name is refused instead of giving other vectors.
@@ -84,7 +84,7 @@ def save(
     golden = _golden(encoder, documents=plain)
     save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
     bundled = False
-    if model.readout == "all":  # beyond the library's modules; only Encoder reads such a folder
+    if model.readout == "all" or model.adapter:  # beyond the library's modules; only Encoder reads such a folder
         bundled = with_backbone
         if bundled:
             write_backbone(draft / COPY, model.backbone)
@@ -125,6 +125,7 @@ def load(
         template=config["template"],
         readout=config["readout"],
         rotated=bool(config["dims"]),
+        lora_rank=config["lora_rank"],
     )
     load_weights(model, folder)
     return kind(
@@ -290,6 +291,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "dim": model.dim,
         "template": model.template,
         "readout": model.readout,
+        "lora_rank": model.adapter.rank if model.adapter else 0,
         "dims": list(encoder.dims),
         "decodes": encoder.decodes,
         "max_tokens": encoder.max_tokens,

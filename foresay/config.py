@@ -186,6 +186,9 @@ class TrainConfig(ShapeConfig):
     steps: Annotated[int, "Optimiser steps."] = 5000
     batch_size: Annotated[int, "Queries a step."] = 32
     learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4
+    lora_rank: Annotated[
+        int, "Rank of a LoRA adapter that reads the texts too, the paper's ablation; several times slower. 0: none."
+    ] = 0
     token_learning_rate: Annotated[float, "Peak learning rate of the special tokens; 0 means that of the maps."] = 0.0
     warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
     decay_steps: Annotated[
@@ -218,7 +221,7 @@ class TrainConfig(ShapeConfig):
         super().__post_init__()
         for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("warmup_steps", "decay_steps", "patience", "token_learning_rate", "contrast_weight"):
+        for name in ("warmup_steps", "decay_steps", "patience", "token_learning_rate", "contrast_weight", "lora_rank"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
         _require(self.temperature > 0, f"temperature is {self.temperature}; expected a number above 0")
         _require(
