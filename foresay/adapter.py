@@ -14,8 +14,9 @@ import torch
 from peft import LoraConfig, LoraModel
 from torch import nn
 
-from .backbone import QUANTIZED, Backbone
+from .backbone import Backbone
 from .errors import BackboneError
+from .placing import QUANTIZED
 
 
 class Adapter(nn.Module):

@@ -7,56 +7,30 @@ nine characters of text, so a query cannot end its own turn, and a passage canno
 
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .errors import BackboneError, DeviceError, InputError
+from .errors import BackboneError, InputError
+from .placing import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
 
 logger = logging.getLogger(__name__)
 
 NANO = "nano"
-QUANTIZED = ("8bit", "4bit")
 NANO_FOLDER = Path(__file__).parent / "nano"
 OWN_TOKENIZER = "backbone_tokenizer"
 """Folder inside a checkpoint's copy of its backbone: there the tokenizer beside the weights appends special tokens."""
 RESERVED = re.compile(r"[<\[].*(reserved|unused)")
 """Names of tokens that their makers left for others to use, such as `<|reserved_special_token_7|>` or `<unused7>`."""
 _SENTINEL = "FORESAYTEXT"
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
-
-    Where several processes were launched on a machine, `auto` and `cuda` are the GPU of this one's number.
-
-    Raises:
-        DeviceError: if the device does not exist here.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in present.items() if there)
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or not present.get(device.type, False):
-        found = ", ".join(kind for kind, there in present.items() if there)
-        raise DeviceError(f"device {name!r} is not available; this machine has {found}: pass one of them, or auto")
-    return device
 
 
 def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
@@ -134,7 +108,7 @@ class Backbone:
         """
         options: dict[str, Any] = {"dtype": dtype}
         if dtype in QUANTIZED:
-            options = {"dtype": "auto", "quantization_config": _quantization(dtype)}
+            options = {"dtype": "auto", "quantization_config": quantization(dtype)}
         if device_map is None:
             device_map = "auto" if device == "spread" else {"": pick_device(device)}  # type: ignore[assignment, dict-item]
         source = str(locate(name))
@@ -148,8 +122,8 @@ class Backbone:
                 f"cannot load the language model {name!r}: {reason} (expected a folder with a causal model, "
                 "a hub id, or the word nano)"
             ) from error
-        _keep_together(model, name)
-        _keep_differentiable(model)
+        keep_together(model, name)
+        keep_differentiable(model)
         return cls(model, tokenizer, name, revision)
 
     # -- what the method needs to know about the model ---------------------------------------------------
@@ -175,7 +149,7 @@ class Backbone:
     @property
     def spread(self) -> bool:
         """Whether the layers are on several devices."""
-        return len(_devices(self.model)) > 1
+        return len(devices(self.model)) > 1
 
     @property
     def least_tokens(self) -> int:
@@ -344,55 +318,6 @@ def _three_of(weight: Tensor) -> Tensor:
     if not weight.is_floating_point():
         return torch.full((3,), float("nan"))
     return weight.flatten()[[0, weight.numel() // 2, weight.numel() - 1]].float().cpu()
-
-
-def _quantization(dtype: str) -> Any:  # noqa: ANN401 - transformers' own type
-    """How the library is to load weights in few bits.
-
-    Raises:
-        BackboneError: if bitsandbytes is not installed.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise BackboneError(f"--dtype {dtype} needs bitsandbytes, which is not installed: pip install bitsandbytes")
-    from transformers import BitsAndBytesConfig
-
-    if dtype == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-
-
-def _devices(model: PreTrainedModel) -> set[str]:
-    return {str(place) for place in (getattr(model, "hf_device_map", None) or {"": ""}).values()}
-
-
-def _keep_together(model: PreTrainedModel, name: str) -> None:
-    """Makes a model on several devices look like one on its first: states and logits come back to it.
-
-    Raises:
-        BackboneError: if a part of it has no place on a GPU. It would be fetched anew for every pass, each step.
-    """
-    devices = _devices(model)
-    if len(devices) < 2:
-        return
-    if devices & {"cpu", "disk"}:
-        elsewhere = " and ".join(sorted(devices & {"cpu", "disk"}))
-        raise BackboneError(
-            f"{name} does not fit the GPUs: parts of it would be on the {elsewhere}; "
-            "take more GPUs, or weights of fewer bits: --dtype 8bit, --dtype 4bit"
-        )
-    for module in (model.get_decoder(), model.get_output_embeddings()):
-        add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"), append=True)
-
-
-def _keep_differentiable(model: PreTrainedModel) -> None:
-    """Keeps 4-bit layers on the CPU from a form for inference alone.
-
-    bitsandbytes (0.50.2) packs the weights anew in the first pass without gradient, and its product with packed
-    weights lets no gradient through: that of the special tokens pointed anywhere (cosine 0.01 to the true one).
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from foresay import backbone as module
-from foresay import checkpoint
-from foresay.backbone import Backbone, pick_device
+from foresay import checkpoint, placing
+from foresay.backbone import Backbone
 from foresay.checkpoint import same_backbone
 from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
+from foresay.placing import pick_device
 from foresay.processes import Processes
 from foresay.step import gradient
 from foresay.train import train
@@ -64,7 +64,7 @@ def test_a_spread_backbone_is_for_one_process(
 @pytest.mark.parametrize("dtype", ["8bit", "4bit"])
 def test_few_bits_need_their_library(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, with the command; before anything is loaded."""
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(placing, "find_spec", lambda name: None)
     with pytest.raises(BackboneError, match=f"{dtype} needs bitsandbytes.*pip install bitsandbytes"):
         Backbone.load("nano", device="cpu", dtype=dtype)
 

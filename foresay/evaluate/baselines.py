@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..backbone import Backbone, pick_device
+from ..backbone import Backbone
 from ..config import RespondConfig
 from ..data import Query, content_id, file_hash, read_responses
 from ..encoder import Array
 from ..errors import DataError, InputError
 from ..journal import read_json, write_json
+from ..placing import pick_device
 from ..respond import respond
 from ..teach import SelfTeacher, Teacher
 from .teachers import digest, sample, teacher_fingerprint
