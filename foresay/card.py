@@ -75,8 +75,9 @@ _SHOWN = {
     "held_out_loss": "loss on them",
     "cosine": "cosine of their embeddings with their targets",
     "retrieval@1": "of them have their own target as the nearest of all",
-    "alignment": "alignment loss of the last batch, mean squared error",
+    "alignment": "alignment loss of the last batch",
     "reconstruction": "reconstruction loss of the last batch, nats a token",
+    "contrast": "contrast of the last batch, nats a row",
 }
 
 

@@ -78,7 +78,11 @@ def keep_together(model: PreTrainedModel, name: str) -> None:
             "take more GPUs, or weights of fewer bits: --dtype 8bit, --dtype 4bit"
         )
     for module in (model.get_decoder(), model.get_output_embeddings()):
-        add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"), append=True)
+        hook = getattr(module, "_hf_hook", None)
+        if isinstance(hook, AlignDevicesHook):  # a second one would see what this one has moved already
+            hook.io_same_device = True
+        else:
+            add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"))
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
+from transformers import AutoModelForCausalLM
 
 from foresay import checkpoint, placing
 from foresay.backbone import Backbone
@@ -16,7 +18,7 @@ from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
-from foresay.placing import pick_device
+from foresay.placing import keep_together, pick_device
 from foresay.processes import Processes
 from foresay.step import gradient
 from foresay.train import train
@@ -45,6 +47,33 @@ def test_a_model_that_fits_no_gpu(folder: Callable[[str], Path], tmp_path: Path)
     place |= {"lm_head": "cpu", "model.layers.1": "disk"}
     with pytest.raises(BackboneError, match="parts of it would be on the cpu and disk; .* --dtype 4bit"):
         Backbone.load(str(folder("qwen2")), device_map=place)
+
+
+def test_states_and_logits_come_back(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each part of a spread model notes where its input was and returns there, and the run is the same.
+
+    There is one device here, so this sees the library's own hooks set and passed, and not a move.
+    """
+    found = Backbone.load(str(folder("qwen2")), device="cpu")
+    plain = train(pairs(), found, tmp_path / "plain", small(steps=2, readout="all"))
+    model = AutoModelForCausalLM.from_pretrained(folder("qwen2"))
+    dispatch_model(model, {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+    keep_together(model, "it")
+    assert model.model._hf_hook.io_same_device
+    assert model.lm_head._hf_hook.io_same_device
+    spread = Backbone(model, found.tokenizer, found.name)
+    assert spread.spread
+    run = train(pairs(), spread, tmp_path / "spread", small(steps=2, readout="all"))
+    assert torch.equal(run.model.special_tokens, plain.model.special_tokens)
+
+    whole = AutoModelForCausalLM.from_pretrained(folder("qwen2"))  # no hook of the library's on the decoder itself
+    whole.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    keep_together(whole, "it")
+    again = train(
+        pairs(), Backbone(whole, found.tokenizer, found.name), tmp_path / "own", small(steps=2, readout="all")
+    )
+    assert torch.equal(again.model.special_tokens, plain.model.special_tokens)
 
 
 def test_a_spread_backbone_is_for_one_process(
