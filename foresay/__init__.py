@@ -5,9 +5,10 @@
       └─▶ model: LLM + special tokens ─▶ soft_prompt ─▶ embedding
                           reconstruction ┘    alignment ┘         train
 
-The files in the order of the data: config, errors · data, journal · backbone · respond · teacher (stages,
-bidirectional, llm2vec) · teach · model · encoder · pairs (matryoshka) · ridge, fit · step, train (stop, curves) ·
-checkpoint (plain, card), convert · library · lens · evaluate · quickstart · cli.
+The files in the order of the data: config, errors · data, journal · placing, backbone · respond · teacher (stages,
+bidirectional, llm2vec) · teach · model (adapter) · encoder · pairs (matryoshka) · ridge, fit · losses, step (memory,
+processes), states, train (stop, live, tracking, curves) · checkpoint (plain, card), convert · library · lens ·
+evaluate · quickstart · cli.
 
 Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
 functions in files of their own name (`from foresay.train import train`), so they are not repeated here.

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .errors import BackboneError, DeviceError, InputError
+from .errors import BackboneError, InputError
+from .placing import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
 
 logger = logging.getLogger(__name__)
 
@@ -30,25 +31,6 @@ OWN_TOKENIZER = "backbone_tokenizer"
 RESERVED = re.compile(r"[<\[].*(reserved|unused)")
 """Names of tokens that their makers left for others to use, such as `<|reserved_special_token_7|>` or `<unused7>`."""
 _SENTINEL = "FORESAYTEXT"
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        DeviceError: if the device does not exist here.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or not present.get(device.type, False):
-        found = ", ".join(kind for kind, there in present.items() if there)
-        raise DeviceError(f"device {name!r} is not available; this machine has {found}: pass one of them, or auto")
-    return device
 
 
 def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
@@ -101,32 +83,48 @@ class Backbone:
         self._check_head()
 
     @classmethod
-    def load(cls, name: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> "Backbone":
+    def load(
+        cls,
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: dict[str, str | int] | None = None,
+    ) -> "Backbone":
         """Loads a model by hub id, folder, or `nano` (the small one inside this package).
 
         Args:
             name: hub id, folder, or `nano`.
             revision: commit, branch or tag, for hub ids.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` keeps the type the weights are stored in.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `spread` puts the layers on all GPUs, one part behind
+                another, for a model that is too large for one.
+            dtype: `auto` keeps the type the weights are stored in; `8bit` and `4bit` are made by bitsandbytes.
+            device_map: which module goes where, as `spread` does by itself; see accelerate's documentation.
 
         Raises:
             BackboneError: if there is no such model, or it cannot be used.
             DeviceError: if the device does not exist here.
         """
-        target = pick_device(device)
+        options: dict[str, Any] = {"dtype": dtype}
+        if dtype in QUANTIZED:
+            options = {"dtype": "auto", "quantization_config": quantization(dtype)}
+        if device_map is None:
+            device_map = "auto" if device == "spread" else {"": pick_device(device)}  # type: ignore[assignment, dict-item]
         source = str(locate(name))
         try:
             own = Path(source, OWN_TOKENIZER)
             tokenizer = AutoTokenizer.from_pretrained(str(own) if own.is_dir() else source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, device_map=device_map, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BackboneError(
                 f"cannot load the language model {name!r}: {reason} (expected a folder with a causal model, "
                 "a hub id, or the word nano)"
             ) from error
-        return cls(model.to(target), tokenizer, name, revision)
+        keep_together(model, name)
+        keep_differentiable(model)
+        return cls(model, tokenizer, name, revision)
 
     # -- what the method needs to know about the model ---------------------------------------------------
 
@@ -139,6 +137,19 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Number type of the embedding matrix."""
         return self.embedding.weight.dtype
+
+    @property
+    def number_type(self) -> str:
+        """What `load` would have to be told as `dtype`: also `8bit` and `4bit`, in which only the layers are."""
+        found = getattr(self.model.config, "quantization_config", None)
+        if getattr(self.model, "is_quantized", False) and found is not None:
+            return "4bit" if getattr(found, "load_in_4bit", False) else "8bit"
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def spread(self) -> bool:
+        """Whether the layers are on several devices."""
+        return len(devices(self.model)) > 1
 
     @property
     def least_tokens(self) -> int:
@@ -246,7 +257,7 @@ class Backbone:
         if self.tokenizer.chat_template is None:
             raise InputError(f"{self.name} has no chat template; use --template none")
         before, behind = self._render([{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
-        return self._control_ids(before), self._control_ids(behind)
+        return self.control_ids(before), self.control_ids(behind)
 
     @cached_property
     def end_id(self) -> int:
@@ -254,7 +265,7 @@ class Backbone:
         fallback = self.tokenizer.eos_token_id
         if self.tokenizer.chat_template is not None:
             turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-            behind = self._control_ids(self._render(turns, add_generation_prompt=False)[1])
+            behind = self.control_ids(self._render(turns, add_generation_prompt=False)[1])
             if behind and (behind[0] in self.stop_ids or fallback is None):
                 return behind[0]
         if fallback is None:
@@ -285,7 +296,8 @@ class Backbone:
             raise BackboneError(f"the chat template of {self.name} does not show each message once; use template none")
         return before, behind
 
-    def _control_ids(self, text: str) -> list[int]:
+    def control_ids(self, text: str) -> list[int]:
+        """Token ids of a template's own text, in which control tokens are what they say."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     # -- telling two models apart ------------------------------------------------------------------------
@@ -294,12 +306,18 @@ class Backbone:
     def sample(self) -> Tensor:
         """A few numbers of every inner weight, float32: enough to tell another model, revision or fine-tune.
 
-        The embedding matrix is left out, since a checkpoint may write special tokens into its spare rows.
+        The embedding matrix is left out, since a checkpoint may write special tokens into its spare rows. Of weights
+        in 8 or 4 bits the numbers are not to be had: NaN, which fits any.
         """
         outer = {id(self.embedding.weight), id(self.model.get_output_embeddings().weight)}
-        inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer and w.is_floating_point()]
-        picks = [w.flatten()[[0, w.numel() // 2, w.numel() - 1]].float().cpu() for w in inner]
-        return torch.cat(picks)
+        inner = [w for _, w in sorted(self.model.named_parameters()) if id(w) not in outer]
+        return torch.cat([_three_of(w) for w in inner])
+
+
+def _three_of(weight: Tensor) -> Tensor:
+    if not weight.is_floating_point():
+        return torch.full((3,), float("nan"))
+    return weight.flatten()[[0, weight.numel() // 2, weight.numel() - 1]].float().cpu()
 
 
 def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

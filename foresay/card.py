@@ -53,7 +53,7 @@ Documents are embedded by the teacher `{name}`, bare, so an index that it made c
 `Encoder.encode_document` runs it; in the plain library this folder embeds queries only, and the teacher's own the
 documents."""
 _NOT_PLAIN = """\
-It reads every layer of the language model, which the modules of plain sentence-transformers cannot express. With this
+It reads {what}, which the modules of plain sentence-transformers cannot express. With this
 package it has that library's interface too, for all that takes one of its models:
 
 ```python
@@ -100,14 +100,17 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         **{f"made with: {key}": value for key, value in config["environment"].items()},
     }
     figures = training.get("figures")
-    plain, documents = config["readout"] == "last", config["documents"]
+    adapted, documents = config["lora_rank"] > 0, config["documents"]
+    plain = config["readout"] == "last" and not adapted
+    what = "through a LoRA adapter" if adapted else "every layer of the language model"
     text = _CARD.format(
         library="library_name: sentence-transformers\n" if plain else "",
         tag="sentence-transformers, " if plain else "",
         how="found in closed form" if training.get("method") == "closed form" else "trained",
         decodes="; an embedding's soft prompt decodes to text" if config["decodes"] else "",
         decoding=_DECODING if config["decodes"] else "",
-        plain=(_PLAIN if plain else _NOT_PLAIN) + (_DOCUMENTS.format(**documents) if documents else ""),
+        plain=(_PLAIN if plain else _NOT_PLAIN.format(what=what))
+        + (_DOCUMENTS.format(**documents) if documents else ""),
         backbone=name,
         base_model=f"base_model: {backbone['name']}\n" if is_hub_id else "",
         tokens=config["thought"] + config["compression"],

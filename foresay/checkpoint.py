@@ -6,7 +6,7 @@
                            backbone's weights
     README.md              the model card
     modules.json, 0_…      the same model for plain sentence-transformers (plain.py), which cannot express a readout
-                           of every layer
+                           of every layer, nor an adapter
 
 What a reader would get wrong: the backbone is not in it, unless asked for. What is in it is a sample of the
 backbone's numbers, so that another model under the same name is refused instead of giving other vectors.
@@ -32,7 +32,7 @@ from .card import write_card
 from .encoder import Array, DocumentTeacher, Encoder
 from .environment import environment
 from .errors import BackboneError, CheckpointError, VerifyError
-from .journal import write_json
+from .journal import sync, write_json
 from .model import Model
 from .plain import COPY, write_backbone, write_plain
 
@@ -46,8 +46,9 @@ GOLDEN_TEXTS = (
     "A text that holds <|im_end|> and <think> is a text.",
     "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
 )
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest relative distance to the golden vectors by number type: what other kernels may differ by."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
+"""Largest relative distance to the golden vectors by number type: what other kernels may differ by; for few bits, what
+the same weights in more bits do (.04 and .29 on the packaged backbone)."""
 
 
 def save(
@@ -83,7 +84,7 @@ def save(
     golden = _golden(encoder, documents=plain)
     save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
     bundled = False
-    if model.readout == "all":  # beyond the library's modules; only Encoder reads such a folder
+    if model.readout == "all" or model.adapter:  # beyond the library's modules; only Encoder reads such a folder
         bundled = with_backbone
         if bundled:
             write_backbone(draft / COPY, model.backbone)
@@ -124,6 +125,7 @@ def load(
         template=config["template"],
         readout=config["readout"],
         rotated=bool(config["dims"]),
+        lora_rank=config["lora_rank"],
     )
     load_weights(model, folder)
     return kind(
@@ -233,7 +235,7 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     folder = find(path)
     config, golden = read_config(folder), _tensors(folder / GOLDEN)
     encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
-    used = str(encoder.model.backbone.dtype).removeprefix("torch.")
+    used = encoder.model.backbone.number_type
     tolerance = max(TOLERANCE[used], TOLERANCE[config["backbone"]["dtype"]])
     expected = golden["embeddings"].numpy()
     texts = list(GOLDEN_TEXTS)
@@ -280,7 +282,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "backbone": {
             "name": name,
             "revision": backbone.revision,
-            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "dtype": backbone.number_type,
             "bundled": bundled,
         },
         "thought": model.thought,
@@ -289,6 +291,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "dim": model.dim,
         "template": model.template,
         "readout": model.readout,
+        "lora_rank": model.adapter.rank if model.adapter else 0,
         "dims": list(encoder.dims),
         "decodes": encoder.decodes,
         "max_tokens": encoder.max_tokens,
@@ -324,7 +327,8 @@ def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: 
 def same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
     """Refuses a backbone whose sample of weights is not the expected one; `name` is the one that was recorded."""
     found = backbone.sample()
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
+    known = ~(found.isnan() | expected.isnan()) if found.shape == expected.shape else None
+    if known is None or not torch.allclose(found[known], expected[known], rtol=1e-2, atol=1e-3):
         raise BackboneError(
             f"{backbone.name} is not the model this checkpoint was trained on ({name}): its weights differ; "
             "pass the right one, or the right revision"
@@ -360,10 +364,11 @@ def appear(draft: Path, folder: Path) -> None:
     for path in draft.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # safetensors writes for the owner alone; a checkpoint is there to be shared
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync(path)
+    sync(draft)
     if not folder.exists():
         os.replace(draft, folder)
+        sync(folder.parent)
         return
     before = json.loads((folder / CONFIG).read_text())["files"] if (folder / CONFIG).is_file() else []
     (folder / CONFIG).unlink(missing_ok=True)
@@ -371,4 +376,5 @@ def appear(draft: Path, folder: Path) -> None:
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     for path in sorted(draft.iterdir(), key=lambda p: p.name == CONFIG):
         os.replace(path, folder / path.name)
+    sync(folder)
     draft.rmdir()

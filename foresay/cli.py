@@ -7,15 +7,15 @@ What a reader would get wrong: nothing here may import torch, directly or not, o
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
-from .cli_options import Group, build, options, shared
-from .config import FitConfig, RespondConfig, TeachConfig, TeacherConfig, TrainConfig
+from .cli_options import Group, build, given, options, shared
+from .config import RECIPES, FitConfig, RespondConfig, TeachConfig, TeacherConfig, TrainConfig, recipe
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -219,6 +219,14 @@ def fit(
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
 @shared("revision")
 @shared("device")
+@click.option(
+    "--recipe",
+    "named",
+    type=click.Choice(list(RECIPES)),
+    default="default",
+    show_default=True,
+    help="Defaults of the options below; those that are given stand.",
+)
 @options(TrainConfig)
 def train(
     responses: Path,
@@ -227,31 +235,39 @@ def train(
     output: Path,
     revision: str | None,
     device: str,
+    named: str,
     **values: Any,  # noqa: ANN401
 ) -> None:
     """Train special tokens and maps on RESPONSES and their TARGETS.
 
     Goes on where it stopped when it is run again. OUTPUT/training holds the figures and their curves.
+
+    On several GPUs: accelerate launch -m foresay train … (or torchrun -m); they share each batch.
     """
-    config = build(TrainConfig, values)
+    chosen = given(values)
+    TrainConfig(**{**recipe(named, ""), **chosen})  # a wrong option is said before a model is loaded
     _calm_libraries()
     from .backbone import Backbone
+    from .live import LiveTable
     from .pairs import Pairs
+    from .processes import is_first, leave
     from .stop import Stopped
     from .train import train as run
 
+    if not is_first():
+        logging.getLogger("foresay").setLevel(logging.ERROR)  # the first process says it for all
     pairs = Pairs.load(responses, targets)
-    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
-    with _progress("training") as progress:
-
-        def report(step: int, figures: dict[str, float]) -> None:
-            progress(step, config.steps, figures_line(figures))
-
-        try:
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=values["dtype"])
+    config = TrainConfig(**{**recipe(named, model.text_config.model_type), **chosen})
+    try:
+        with LiveTable(config.steps) if is_first() else nullcontext() as report:
             run(pairs, model, output, config, report)
-        except Stopped as stopped:
-            raise click.ClickException(str(stopped)) from None
-    click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
+    except Stopped as stopped:
+        raise click.ClickException(str(stopped)) from None
+    finally:
+        leave()
+    if is_first():
+        click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
 
 
 @main.command(short_help="Embed texts.")
@@ -476,14 +492,6 @@ def evaluate(
 
 
 # -- what the commands share ----------------------------------------------------------------------------
-
-
-def figures_line(figures: dict[str, float]) -> str:
-    """The figures of a step that are worth a look while it runs."""
-    if "fitted rows" in figures:
-        return f"closed-form start: {figures['fitted rows']:.0f} rows"
-    shown = ("alignment", "reconstruction", "cosine", "retrieval@1")
-    return "  ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
 
 
 def _texts(source: str | None, texts: tuple[str, ...], column: str | None, split: str) -> tuple[list[str], list[str]]:

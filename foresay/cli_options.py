@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
 from .config import DTYPES, Options
 from .errors import ForesayError
@@ -78,6 +79,12 @@ def build(config: type[C], values: dict[str, Any]) -> C:
     return config(**{name: values.pop(name) for name in config.help()})
 
 
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that its user has given, and not left at their defaults."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in values.items() if source(name) is not ParameterSource.DEFAULT}
+
+
 def shared(name: str) -> Callable[[F], F]:
     """Options that several commands have, spelled the same in each."""
     made: dict[str, Callable[[F], F]] = {
@@ -85,9 +92,18 @@ def shared(name: str) -> Callable[[F], F]:
             "-m", "--backbone", required=True, help="The language model: hub id, folder, or the word nano."
         ),
         "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
-        "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto."),
+        "device": click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, cuda:1, mps, auto, or spread (a model too large for one GPU over all of them).",
+        ),
         "dtype": click.option(
-            "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Number type of the backbone."
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="auto",
+            show_default=True,
+            help="Number type of the backbone; 8bit and 4bit need bitsandbytes.",
         ),
         "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 
 from .errors import InputError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
+DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Readout = Literal["last", "all"]
 Documents = Literal["checkpoint", "teacher"]
+Alignment = Literal["mse", "cosine"]
+Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Options:
@@ -91,8 +93,11 @@ class TeacherConfig(Options):
     simcse_learning_rate: Annotated[float, "Peak learning rate of AdamW in stage 2."] = 3e-5
     micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
     save_every: Annotated[int, "Steps between two saves of the state that a killed run resumes from."] = 100
-    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    dtype: Annotated[
+        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+    ] = "auto"
     seed: Annotated[int, "Seed of the initial weights, the order of the texts, the blanks and the dropout."] = 0
+    tracker: Annotated[Tracker, "Where the figures go too, besides training/metrics.jsonl."] = "none"
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -146,7 +151,9 @@ class ShapeConfig(Options):
     )
     max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
     held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
-    dtype: Annotated[DType, "Number type of the frozen backbone; trained weights are always float32."] = "auto"
+    dtype: Annotated[
+        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+    ] = "auto"
     seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
 
     def __post_init__(self) -> None:
@@ -179,6 +186,10 @@ class TrainConfig(ShapeConfig):
     steps: Annotated[int, "Optimiser steps."] = 5000
     batch_size: Annotated[int, "Queries a step."] = 32
     learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4
+    lora_rank: Annotated[
+        int, "Rank of a LoRA adapter that reads the texts too, the paper's ablation; several times slower. 0: none."
+    ] = 0
+    token_learning_rate: Annotated[float, "Peak learning rate of the special tokens; 0 means that of the maps."] = 0.0
     warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
     decay_steps: Annotated[
         int, "Step at which the linear schedule reaches zero; 0 means at the last one (published: 20000 with 5000 run)."
@@ -186,19 +197,81 @@ class TrainConfig(ShapeConfig):
     weight_decay: Annotated[float, "Weight decay of AdamW."] = 0.0
     clip_norm: Annotated[float, "Largest gradient norm; 0 does not clip."] = 1.0
     alignment_weight: Annotated[float, "Weight of the alignment loss."] = 1.0
-    reconstruction_weight: Annotated[float, "Weight of the reconstruction loss."] = 1.0
+    reconstruction_weight: Annotated[
+        float, "Weight of the reconstruction loss; 0 leaves its pass out: faster, and nothing decodes."
+    ] = 1.0
+    contrast_weight: Annotated[
+        float, "Weight of the contrast: among the targets of the batch, the own one is the nearest; 0 leaves it out."
+    ] = 0.0
+    alignment: Annotated[
+        Alignment, "Distance to the target: mean squared error, as published, or one minus the cosine."
+    ] = "mse"
+    temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
-    micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
+    micro_batch_tokens: Annotated[
+        int, "Most padded tokens in one forward pass, whose gradients add up to the batch's; halved if memory runs out."
+    ] = 8192
     evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
+    patience: Annotated[int, "Looks at the held-out rows without a lower loss that end the run; 0 never."] = 0
+    keep: Annotated[int, "Last saved states kept, beside the best one."] = 2
+    tracker: Annotated[Tracker, "Where the figures go too, besides training/metrics.jsonl."] = "none"
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens"):
+        for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("warmup_steps", "decay_steps"):
+        for name in ("warmup_steps", "decay_steps", "patience", "token_learning_rate", "contrast_weight", "lora_rank"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _require(self.temperature > 0, f"temperature is {self.temperature}; expected a number above 0")
         _require(
             self.alignment_weight > 0 and self.reconstruction_weight >= 0,
             "alignment_weight must be above 0 and reconstruction_weight 0 or more",
         )
+        _require(
+            not self.patience or self.held_out > 0,
+            "patience looks at the held-out rows, and held_out is 0; keep some out, or set patience to 0",
+        )
+
+
+_PUBLISHED: dict[str, Any] = {
+    "compression": 10,
+    "template": "none",
+    "readout": "last",
+    "start": "random",
+    "steps": 5000,
+    "batch_size": 32,
+    "learning_rate": {"qwen3": 3e-4, "other": 5e-4},
+    "warmup_steps": 100,
+    "decay_steps": 20_000,
+    "max_query_tokens": 512,
+    "max_response_tokens": 512,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper-v1": {"thought": 10, **_PUBLISHED},
+    "paper-v2": {"thought": 0, **_PUBLISHED},
+}
+"""Options of `TrainConfig` by the name of a recipe; a dictionary holds a value for each family of models.
+
+The published runs stop a schedule of 20,000 steps after 5,000, so the learning rate ends at three quarters of its
+peak. The paper does not say so; the training script of its authors does.
+"""
+
+
+def recipe(name: str, model_type: str) -> dict[str, Any]:
+    """The options of a recipe for a family of language models, for `TrainConfig(**…)`.
+
+    Args:
+        name: one of `RECIPES`.
+        model_type: as the model's own configuration calls its family, such as `qwen3`.
+
+    Raises:
+        InputError: if there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return {
+        option: value.get(model_type, value["other"]) if isinstance(value, dict) else value
+        for option, value in RECIPES[name].items()
+    }

@@ -1,42 +1,81 @@
-"""The figures of a training run as a picture: both losses, and the held-out rows, against the step."""
+"""The figures of a training run as a picture: each loss that is on, and the held-out rows, against the step."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+_LOSSES = {
+    "alignment": "#2563a8",
+    "reconstruction": "#b4531f",
+    "contrast": "#7a3f9d",
+}
+_UNITS = {
+    "mse": "mean squared error",
+    "cosine": "1 − cosine",
+    "reconstruction": "nats a token",
+    "contrast": "nats a row",
+}
+_NEARNESS = {"cosine": "#2563a8", "retrieval@1": "#2f7d4f"}
+_WIDE = 30
+"""Ratio of the largest to the smallest value from which on a loss is drawn on a logarithmic scale."""
 
-def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draws `metrics.jsonl`, a line a step, as a PNG with three panels.
 
-    Each loss is drawn thin as it was and thick as its running mean, since single batches are noisy.
+def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
+    """Draws `metrics.jsonl`, a line a step, as a PNG with a panel a loss and one for the held-out rows.
+
+    Each loss is drawn thin as it was and thick as its running mean, since single batches are noisy; as dots, where the
+    held-out rows stand.
+
+    Args:
+        metrics: what the run wrote.
+        picture: the PNG to make.
+        alignment: `mse` or `cosine`, the unit of the alignment loss.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    losses = [name for name in _LOSSES if any(name in row for row in rows)]
+    near = [name for name in _NEARNESS if any(name in row for row in rows)]
+    count = len(losses) + bool(near)
+    figure = Figure(figsize=(4 * count, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
-    for panel, name, unit, color in (
-        (panels[0], "alignment", "mean squared error", "#2563a8"),
-        (panels[1], "reconstruction", "nats a token", "#b4531f"),
-    ):
-        steps, values = _series(rows, name)
-        panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-        panel.plot(steps, _running_mean(values), color=color, linewidth=1.8)
-        panel.set_title(f"{name} loss")
-        panel.set_ylabel(unit)
-    for name, color in (("cosine", "#2563a8"), ("retrieval@1", "#2f7d4f")):
-        steps, values = _series(rows, name)
-        panels[2].plot(steps, values, marker="o", markersize=3, color=color, label=name)
-    panels[2].set_title("held-out rows")
-    panels[2].set_ylim(0, 1)
-    panels[2].legend(frameon=False, loc="best")
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for panel, name in zip(panels, losses, strict=False):
+        _draw_loss(panel, rows, name, _UNITS[alignment if name == "alignment" else name])
+    if near:
+        _draw_nearness(panels[-1], rows, near)
     for panel in panels:
         panel.set_xlabel("step")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.2)
     figure.savefig(picture, dpi=120)
+
+
+def _draw_loss(panel: Any, rows: list[dict[str, Any]], name: str, unit: str) -> None:  # noqa: ANN401 - matplotlib's
+    steps, values = _series(rows, name)
+    panel.plot(steps, values, color=_LOSSES[name], alpha=0.25, linewidth=0.8)
+    panel.plot(steps, _running_mean(values), color=_LOSSES[name], linewidth=1.8, label="running mean")
+    held_steps, held = _series(rows, f"held_out_{name}")
+    if held:
+        panel.plot(held_steps, held, "o", color="#333333", markersize=3.5, label="held out")
+        panel.legend(frameon=False, loc="best")
+    every = [*values, *held]
+    if min(every) > 0 and max(every) > _WIDE * min(every):
+        panel.set_yscale("log")
+    panel.set_title(f"{name} loss")
+    panel.set_ylabel(unit)
+
+
+def _draw_nearness(panel: Any, rows: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+    lowest = 0.0
+    for name in names:
+        steps, values = _series(rows, name)
+        panel.plot(steps, values, marker="o", markersize=3, color=_NEARNESS[name], label=name)
+        lowest = min(lowest, *values)
+    panel.set_title("held-out rows")
+    panel.set_ylim(lowest, 1)
+    panel.legend(frameon=False, loc="best")
 
 
 def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -121,9 +121,25 @@ def write_json(path: Path, value: object) -> None:
     with part.open("w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    sync(part)
     os.replace(part, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's content, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folder
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def as_json(value: object) -> Any:  # noqa: ANN401 - whatever it is
+    """A value as it reads when it comes back from JSON: tuples are lists there."""
+    return json.loads(json.dumps(value))
 
 
 def read_json(path: Path) -> dict[str, Any]:

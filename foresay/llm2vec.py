@@ -45,6 +45,14 @@ NANO_TEACHER_FOLDER = Path(__file__).parent / "nano_teacher"
 FORMAT = 1
 _PUBLISHED_STAGES = ("-unsup-simcse", "-supervised")
 """Ends of published names whose adapter stands on the one of the name without it: `X-mntp-unsup-simcse` on `X-mntp`."""
+_INST = ("[INST]", "[/INST]")  # the spaces inside are their tokenizers' own
+_FRAMES = {
+    "Meta-Llama-3-8B-Instruct": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    "Mistral-7B-Instruct-v0.2": _INST,
+    "Llama-2-7b-chat-hf": _INST,
+}
+"""What the authors' encoder puts before and behind each text for these three backbones (llm2vec.py,
+`prepare_for_tokenization`); for all others nothing."""
 
 
 class LLM2VecTeacher:
@@ -66,7 +74,7 @@ class LLM2VecTeacher:
         config = config or TeachConfig()
         self.reader, self.name, self.revision = reader, name, revision
         self.dim = reader.backbone.hidden_size
-        room = reader.backbone.max_positions - len(reader.backbone.leading_ids)
+        room = reader.backbone.max_positions - len(reader.before) - len(reader.behind)
         self.max_tokens = min(config.max_tokens, room)
         self._batch_size = config.batch_size
 
@@ -122,8 +130,9 @@ def _load_own(
         )
     base = about["backbone"]
     chain = [folder / "adapter"]
-    sample = load_file(folder / GOLDEN)["backbone_sample"]
-    reader = _read(base["name"], base["revision"], base["dtype"], chain, backbone, device, sample)
+    model, is_shared = _model(base["name"], base["revision"], base["dtype"], backbone, device)
+    same_backbone(model, base["name"], load_file(folder / GOLDEN)["backbone_sample"])
+    reader = _with_adapters(Bidirectional(model), chain, merge=not is_shared)
     return LLM2VecTeacher(reader, name, config, fingerprint(chain))
 
 
@@ -131,27 +140,30 @@ def _load_published(
     name: str, folder: Path, backbone: Backbone | None, device: str, config: TeachConfig | None
 ) -> LLM2VecTeacher:
     chain, base = _chain(name, folder)
-    reader = _read(base, None, "auto", chain, backbone, device, None)
+    model, is_shared = _model(base, None, "auto", backbone, device)
+    reader = _with_adapters(Bidirectional(model, *_frame(model)), chain, merge=not is_shared)
     return LLM2VecTeacher(reader, name, config, fingerprint(chain))
 
 
-def _read(
-    base: str,
-    revision: str | None,
-    dtype: str,
-    chain: list[Path],
-    backbone: Backbone | None,
-    device: str,
-    sample: torch.Tensor | None,
-) -> Bidirectional:
-    shared = backbone if backbone is not None and backbone.name == base else None
-    model = shared or Backbone.load(base, revision=revision, device=device, dtype=dtype)
-    if sample is not None:
-        same_backbone(model, base, sample)
-    reader = Bidirectional(model)
+def _model(
+    name: str, revision: str | None, dtype: str, backbone: Backbone | None, device: str
+) -> tuple[Backbone, bool]:
+    """The backbone called `name`, and whether it is the one that is given."""
+    if backbone is not None and backbone.name == name:
+        return backbone, True
+    return Backbone.load(name, revision=revision, device=device, dtype=dtype), False
+
+
+def _frame(backbone: Backbone) -> tuple[list[int], list[int]]:
+    """Token ids before and behind a text of a published model of this backbone."""
+    before, behind = _FRAMES.get(Path(backbone.name).name, ("", ""))
+    return [*backbone.leading_ids, *backbone.control_ids(before)], backbone.control_ids(behind)
+
+
+def _with_adapters(reader: Bidirectional, chain: list[Path], *, merge: bool) -> Bidirectional:
     for adapter in chain:
         reader.load_adapter(adapter)
-    if shared is None:
+    if merge:
         reader.merge()
     reader.model.eval()
     return reader

@@ -1,7 +1,7 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
 In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
-embedding (batch, dim); and the two losses. Two readouts of the states:
+embedding (batch, dim); and the loss of writing the response from a soft prompt. Two readouts of the states:
 
     last   as published: (batch, compression, hidden); the alignment map reads the soft prompt
     all    beyond it: (batch, layers, compression, hidden); the alignment map reads every layer's state, standardised
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from .adapter import Adapter
 from .backbone import Backbone, pad
 from .errors import InputError
 
@@ -43,6 +44,7 @@ class Model(nn.Module):
             layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
         rotation: (dim, dim), orthogonal: from the teacher's axes to the embedding's, most telling first; only where
             embeddings are to be shortened.
+        adapter: LoRA weights of the decoder that reads texts; None as published.
         backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
     """
 
@@ -56,6 +58,7 @@ class Model(nn.Module):
         template: str = "none",
         readout: str = "last",
         rotated: bool = False,
+        lora_rank: int = 0,
         seed: int = 0,
     ) -> None:
         """Draws the initial weights from `seed`, whatever the state of the global generator.
@@ -68,6 +71,7 @@ class Model(nn.Module):
             template: what stands around a text, see `Backbone.frame`.
             readout: `last` or `all`: the layers that the alignment map reads.
             rotated: whether the embedding has axes of its own, see `rotation`.
+            lora_rank: of an adapter that reads the texts too; 0 for none, as published.
             seed: of the initial weights.
         """
         super().__init__()
@@ -89,6 +93,7 @@ class Model(nn.Module):
         self.center: Tensor
         self.spread: Tensor
         self.rotation: Tensor | None
+        self.adapter = Adapter(backbone, lora_rank, seed) if lora_rank else None
         self.to(backbone.device)
 
     @property
@@ -100,6 +105,11 @@ class Model(nn.Module):
     def width(self) -> int:
         """Numbers that the alignment map reads of a text."""
         return self.layers * self.backbone.hidden_size
+
+    @property
+    def reader(self) -> nn.Module:
+        """The decoder that reads texts and special tokens; soft prompts are read by the backbone's own."""
+        return self.backbone.decoder if self.adapter is None else self.adapter.decoder
 
     @property
     def dim(self) -> int:
@@ -164,7 +174,7 @@ class Model(nn.Module):
         inputs = functional.pad(backbone.embedding(ids), (0, 0, 0, self.tokens))
         inputs = inputs.index_put((row, at), self._specials(len(rows)))
         cache = prefix and _expand(prefix, len(rows))
-        out = backbone.decoder(
+        out = self.reader(
             inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None, output_hidden_states=layers
         )
         states = out.hidden_states if layers else (out.last_hidden_state,)
@@ -175,7 +185,7 @@ class Model(nn.Module):
         """Key/value cache of tokens that many rows begin with; `hidden` copies it to each row."""
         cache = DynamicCache()
         tokens = torch.tensor([list(ids)], device=self.backbone.device)
-        self.backbone.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
+        self.reader(input_ids=tokens, past_key_values=cache, use_cache=True)
         return cache
 
     def hidden_split(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -188,6 +198,8 @@ class Model(nn.Module):
         Returns:
             what `hidden` returns.
         """
+        if self.adapter is not None:
+            return self.hidden(rows)  # the text's states depend on the adapter and need its gradient
         backbone = self.backbone
         ids, lengths = pad(rows, backbone.pad_id, left=True, device=backbone.device)
         longest = ids.shape[1]
@@ -200,7 +212,7 @@ class Model(nn.Module):
                 mask = (place >= (longest - lengths)[:, None]).long()
             positions = (place[:, :longest] - (longest - lengths)[:, None]).clamp(min=0)
             with torch.no_grad():
-                backbone.decoder(
+                self.reader(
                     input_ids=ids,
                     attention_mask=None if mask is None else mask[:, :longest],
                     position_ids=positions,
@@ -208,7 +220,7 @@ class Model(nn.Module):
                     use_cache=True,
                 )
         every = self.readout == "all"
-        out = backbone.decoder(
+        out = self.reader(
             inputs_embeds=self._specials(len(rows)),
             attention_mask=mask,
             position_ids=special_positions,
@@ -259,15 +271,7 @@ class Model(nn.Module):
         """The teacher's vectors (batch, dim) as the embedding spells them; cosines and distances stay."""
         return vectors if self.rotation is None else vectors @ self.rotation
 
-    # -- the losses --------------------------------------------------------------------------------------
-
-    @staticmethod
-    def alignment_loss(embedding: Tensor, target: Tensor) -> Tensor:
-        """Squared error between embedding and target, both (batch, dim): mean over dim, *sum* over the batch.
-
-        A sum, so that a batch cut into micro-batches adds up to the same loss.
-        """
-        return (embedding - target).square().mean(dim=1).sum()
+    # -- the loss of decoding ----------------------------------------------------------------------------
 
     def reconstruction_loss(self, soft_prompt: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
         """Next-token cross-entropy of the responses with the soft prompt as their only prefix.

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from .backbone import Backbone
-from .config import ShapeConfig
+from .config import ShapeConfig, TrainConfig
 from .data import read_responses
 from .encoder import DocumentTeacher, Encoder
 from .errors import InputError
@@ -88,6 +88,7 @@ def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
         template=config.template,
         readout=config.readout,
         rotated=bool(config.dims),
+        lora_rank=config.lora_rank if isinstance(config, TrainConfig) else 0,
         seed=config.seed,
     )
     if model.rotation is not None:

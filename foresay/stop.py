@@ -1,13 +1,18 @@
 """Stopping a long run politely: Ctrl-C and SIGTERM end the step at hand, and the run saves its state.
 
 What a reader would get wrong: only a second signal interrupts. A step that is torn in the middle would be lost;
-one that is finished and saved is not.
+one that is finished and saved is not. And a launcher of several processes passes on the Ctrl-C that they got already,
+so signals in quick succession count as one.
 """
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_SAME = 1.0
+"""Seconds within which two signals count as one."""
 
 
 class Stopped(Exception):
@@ -17,12 +22,12 @@ class Stopped(Exception):
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Lets Ctrl-C and SIGTERM end the current step instead of tearing it; a second one tears it."""
-    caught: list[int] = []
+    caught: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if caught and time.monotonic() > caught[0] + _SAME:
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(time.monotonic())
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -18,11 +18,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from . import __version__
-from .backbone import Backbone, pad, pick_device
+from .backbone import Backbone, pad
 from .config import TeachConfig
 from .data import Progress, Response, file_hash, read_responses
 from .errors import DataError, InputError
 from .journal import differences, read_json, write_json
+from .placing import pick_device
 
 SELF = "self"
 Vectors = NDArray[np.float32]

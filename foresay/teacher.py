@@ -33,11 +33,12 @@ from .checkpoint import appear
 from .config import TeacherConfig
 from .data import Progress
 from .errors import BackboneError, InputError
-from .journal import differences, read_json, write_json
+from .journal import differences, load_object, read_json, write_json
 from .llm2vec import LLM2VecTeacher, fingerprint, save
 from .stages import DROPOUT, blank, mntp_gradient, simcse_gradient
 from .step import Figures
 from .stop import Stopped, stop_signals
+from .tracking import tracking
 from .train import row_order
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,12 @@ def make_teacher(
     """
     run = _Run(check_texts(texts), backbone, Path(output), config or TeacherConfig())
     run.resume()
-    with stop_signals() as stopped:
+    with tracking(run.config.tracker, run.folder, asdict(run.config)) as track, stop_signals() as stopped:
         while run.step < run.total:
             figures = run.one_step()
             last, stop = run.step == run.total, stopped()
             run.log(figures)
+            track(run.step, figures)
             if last or stop or run.step == run.config.mntp_steps or run.step % run.config.save_every == 0:
                 run.save()
             if progress:
@@ -101,6 +103,11 @@ class _Run:
     def __init__(self, texts: list[str], backbone: Backbone, output: Path, config: TeacherConfig) -> None:
         if len(texts) < 2:
             raise InputError(f"{len(texts)} texts; a teacher needs at least 2 to train on")
+        if config.simcse_steps and len(texts) < config.simcse_batch_size:
+            raise InputError(
+                f"{len(texts)} texts do not fill a batch of {config.simcse_batch_size} in stage 2, where a text would "
+                "then be its own negative; give more texts, or lower --simcse-batch-size"
+            )
         self.texts, self.backbone, self.output, self.config = texts, backbone, output, config
         self.folder = output / "training"
         self.total, self.step = config.mntp_steps + config.simcse_steps, 0
@@ -197,12 +204,14 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+        options = asdict(self.config)
+        del options["tracker"]  # the teacher does not depend on who watched
         return {
             "backbone": self.backbone.name,
             "revision": self.backbone.revision,
             "texts": len(self.texts),
             "texts_sha256": digest,
-            "config": asdict(self.config),
+            "config": options,
         }
 
     def resume(self) -> None:
@@ -221,8 +230,8 @@ class _Run:
         self.step = int(read_json(states[-1])["step"])
         self._load(states[-1].parent)
         metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in metrics.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
-        metrics.write_text("".join(kept))
+        rows = [(line, load_object(line)) for line in metrics.read_text().splitlines(True)]  # a kill may tear the last
+        metrics.write_text("".join(line for line, row in rows if row is not None and row["step"] <= self.step))
         logger.info("resuming %s at step %d", self.output, self.step)
 
     def _load(self, folder: Path) -> None:

@@ -15,22 +15,24 @@ tags: [foresay, sentence-transformers, feature-extraction, llm2vec, peft, lora]
 
 # A teacher made of {backbone}
 
-An unsupervised text embedder: {backbone} reads in both directions, with a LoRA adapter trained on unlabelled
-texts after LLM2Vec ([arXiv 2404.05961](https://arxiv.org/abs/2404.05961)), and the mean of a text's states is its
-vector. Made by `foresay teacher`, to set the targets of
-LLM2Vec-Gen training:
+An unsupervised text embedder after LLM2Vec ([arXiv 2404.05961](https://arxiv.org/abs/2404.05961)): {backbone} reads
+a text in both directions, with a LoRA adapter trained on unlabelled texts, and the mean of the text's states is its
+vector. No instruction stands before a text. Made by `foresay teacher`, to set the targets of LLM2Vec-Gen training:
 
 ```sh
 foresay teach responses.jsonl -t PATH -o targets/
 ```
 
-The same folder in the plain library, same vectors, no remote code (transformers 5.2 or later, peft):
+The same folder in the plain library, same vectors, no remote code (with peft, and transformers 5.2 or later: an older
+one reads in one direction only and says nothing, so its vectors are worth less):
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("PATH")
 ```
+
+The adapter names its backbone and does not hold it. What made it:
 
 | | |
 |---|---|

@@ -6,9 +6,7 @@ What a reader would get wrong: nothing here is random after the start. The order
 the seed and the step, and the frozen backbone has no dropout, so a resumed run is the run that was not killed.
 """
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -25,11 +23,15 @@ from .backbone import Backbone
 from .config import TrainConfig
 from .encoder import Encoder
 from .errors import InputError
-from .journal import write_json
+from .journal import as_json, write_json
+from .memory import MicroBatch
 from .pairs import Pairs, nearness, untrained
+from .processes import Processes
 from .ridge import ridge, standardise, start_from
-from .step import Figures, gradient, loss_of
+from .states import STATE, States
+from .step import Figures, gradient, losses_of
 from .stop import Stopped, stop_signals
+from .tracking import tracking
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ def train(
     pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig | None = None, report: Report | None = None
 ) -> Encoder:
     """Trains, or goes on where a killed run stopped, and writes the best checkpoint to `output`.
+
+    Launched as several processes (`accelerate launch`, `torchrun`), they train as one: the same rows a step, the same
+    result. The first of them writes and reports.
 
     Args:
         pairs: queries, responses, targets.
@@ -56,30 +61,28 @@ def train(
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
     run = _Run(pairs, backbone, output, config or TrainConfig())
+    report = report if run.processes.first else None
     run.resume(report)
-    with stop_signals() as stopped:
-        while run.step < run.config.steps:
+    tracker = run.config.tracker if run.processes.first else "none"
+    with tracking(tracker, run.states.folder, asdict(run.config)) as track, stop_signals() as stopped:
+        while not run.done():
             figures = run.one_step()
-            last, stop = run.step == run.config.steps, stopped()
-            if last or stop or run.step % run.config.evaluate_every == 0:
-                figures |= run.evaluate()
-                run.log(figures)
-                run.save(figures)
-            else:
-                run.log(figures)
+            stop = run.processes.any(stopped())
+            figures |= run.record(figures, stop)
+            track(run.step, figures)
             if report:
                 report(run.step, figures)
-            if stop and not last:
+            if stop and not run.done():
                 raise Stopped(f"stopped and saved at step {run.step}; the same command goes on from there")
     return run.finish()
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of a step (counted from 0): a linear rise, then a straight line to zero."""
+def schedule(step: int, config: TrainConfig) -> float:
+    """The share of its peak that the learning rate has in a step (counted from 0): a linear rise, a line to zero."""
     end = config.decay_steps or config.steps
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     fall = max(0.0, (end - step) / max(1, end - config.warmup_steps))
-    return config.learning_rate * min(rise, fall)
+    return min(rise, fall)
 
 
 def row_order(seed: int, rows: int) -> Iterator[int]:
@@ -93,16 +96,38 @@ class _Run:
 
     def __init__(self, pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig) -> None:
         self.pairs, self.config, self.output = pairs, config, output
-        self.folder = output / "training"
+        self.processes = Processes(backbone.device)
+        if config.batch_size < self.processes.count:
+            raise InputError(
+                f"batch_size is {config.batch_size} for {self.processes.count} processes; each needs a row or more"
+            )
+        if backbone.spread and self.processes.count > 1:
+            raise InputError(
+                f"the backbone is spread over the GPUs, and {self.processes.count} processes would each do so; "
+                "start one process, or leave out --device spread"
+            )
+        self.states = States(output / "training", config.keep)
         self.encoder = untrained(pairs, backbone, config)
         self.encoder.decodes = config.reconstruction_weight > 0
         self.model = self.encoder.model
-        parameters = [weight for weight in self.model.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
+        tokens = self.model.special_tokens
+        maps = [weight for weight in self.model.parameters() if weight is not tokens]
+        groups = [
+            {"params": [tokens], "peak": config.token_learning_rate or config.learning_rate},
+            {"params": maps, "peak": config.learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
         self.rows, self.held = pairs.split(config)
         self.order = row_order(config.seed, len(self.rows))
+        self.limit = MicroBatch(config.micro_batch_tokens, self.processes)
         self.step = 0
         self.best: dict[str, Any] = {}
+
+    def done(self) -> bool:
+        """Whether the last step is done, or the held-out loss has not fallen for too long."""
+        waited = self.step - self.best.get("step", self.step)
+        patience = self.config.patience * self.config.evaluate_every
+        return self.step >= self.config.steps or (patience > 0 and waited >= patience)
 
     # -- one step ----------------------------------------------------------------------------------------
 
@@ -110,31 +135,34 @@ class _Run:
         """One optimiser step on the next batch."""
         started, config = time.perf_counter(), self.config
         batch = [int(self.rows[next(self.order)]) for _ in range(config.batch_size)]
-        queries, _ = self.model.rows([self.pairs.queries[i] for i in batch], config.max_query_tokens)
-        responses = self._responses([self.pairs.responses[i] for i in batch])
-        targets = self._targets(batch)
-        figures = gradient(self.model, queries, responses, targets, config)
-        limit = config.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        rate = learning_rate(self.step, config)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        queries, responses = self._token_ids(batch)
+        figures = gradient(self.model, queries, responses, self._targets(batch), config, self.limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or float("inf"))
+        share = schedule(self.step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * group["peak"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        tokens = sum(map(len, queries)) + sum(map(len, responses))
-        seconds = time.perf_counter() - started
-        return {**figures, "gradient_norm": float(norm), "learning_rate": rate, "tokens": tokens, "seconds": seconds}
+        return {
+            **figures,
+            "gradient_norm": float(norm),
+            "learning_rate": share * config.learning_rate,
+            "tokens": sum(map(len, queries)) + sum(map(len, responses)),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _token_ids(self, rows: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of queries and of responses, these with the end token, which only one that was not cut has."""
+        queries, _ = self.model.rows([self.pairs.queries[i] for i in rows], self.config.max_query_tokens)
+        most, end = self.config.max_response_tokens, self.model.backbone.end_id
+        responses = self.model.backbone.tokenize([self.pairs.responses[i] for i in rows])
+        return queries, [[*row, end][:most] for row in responses]
 
     def _targets(self, rows: Sequence[int]) -> Tensor:
         """Targets of some rows, in the model's axes."""
         vectors = torch.from_numpy(np.array(self.pairs.targets[rows], np.float32))
         return self.model.to_own_axes(vectors.to(self.model.backbone.device))
-
-    def _responses(self, texts: list[str]) -> list[list[int]]:
-        """Token ids with the end token, which only a response that was not cut has."""
-        most, end = self.config.max_response_tokens, self.model.backbone.end_id
-        return [[*row, end][:most] for row in self.model.backbone.tokenize(texts)]
 
     def evaluate(self) -> Figures:
         """The rows kept out of training: their loss, the cosine to the own target, and how often it is the nearest.
@@ -143,48 +171,36 @@ class _Run:
         """
         if not len(self.held):
             return {}
-        queries, _ = self.model.rows([self.pairs.queries[i] for i in self.held], self.config.max_query_tokens)
-        responses = self._responses([self.pairs.responses[i] for i in self.held])
-        loss = loss_of(self.model, queries, responses, self._targets(self.held.tolist()), self.config)
-        return {"held_out_loss": loss, **nearness(self.encoder, self.pairs, self.held)}
+        rows = self.held.tolist()
+        losses = losses_of(self.model, *self._token_ids(rows), self._targets(rows), self.config, self.limit)
+        near = self.processes.from_first(lambda: nearness(self.encoder, self.pairs, self.held))
+        return {**{f"held_out_{name}": value for name, value in losses.items()}, **near}
 
     # -- files -------------------------------------------------------------------------------------------
 
     def resume(self, report: Report | None = None) -> None:
         """Goes back to the last state on disk, if there is one of this very run; else starts."""
-        states = sorted(self.folder.glob("step-*/state.json"))
         identity = {
             "backbone": self.model.backbone.name,
-            "config": json.loads(json.dumps(asdict(self.config))),  # as it reads when it comes back
+            "config": asdict(self.config),
             "pairs": self.pairs.origin,
             "rows": len(self.pairs.queries),
         }
-        if not states:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "run.json", identity)
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        state = self.processes.from_first(lambda: self.states.open(as_json(identity)))
+        if state is None:
             if self.config.start == "closed-form" or self.model.readout == "all":
                 self._fit(report)
-            return
-        before = json.loads((self.folder / "run.json").read_text())
-        changed = sorted(key for key in _flat(identity) if _flat(identity)[key] != _flat(before).get(key))
-        if changed:
-            raise InputError(
-                f"{self.output} holds a run with another {', '.join(changed)}; "
-                "give the same options to go on with it, or another -o for a new one"
-            )
-        state = json.loads(states[-1].read_text())
-        checkpoint.load_weights(self.model, states[-1].parent)
-        self._load_optimizer(states[-1].parent / "optimizer.safetensors", state["step"])
-        self.step, self.best = state["step"], state["best"]
-        for _ in range(self.step * self.config.batch_size):
-            next(self.order)
-        metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in metrics.read_text().splitlines(True) if json.loads(line)["step"] <= self.step]
-        metrics.write_text("".join(kept))
-        logger.info("resuming %s at step %d", self.output, self.step)
+        else:
+            self.step, self.best = state["step"], state["best"]
+            self._load_optimizer()
+            self._load_weights(self.step)
+            for _ in range(self.step * self.config.batch_size):
+                next(self.order)
+        self.processes.copy_first(self.model.state_dict().values())
 
     def _fit(self, report: Report | None) -> None:
+        """The start of the maps; every process finds it, since a long wait for the first would end the others."""
+
         def told(rows: int) -> None:
             if report:
                 report(0, {"fitted rows": rows})
@@ -196,60 +212,69 @@ class _Run:
             standardise(self.model, found)  # a random start of every layer's map needs the scale of the states
         logger.info("closed form: penalty %.3g, held-out cosine %.3f", found.penalty, found.cosine)
 
-    def log(self, figures: Figures) -> None:
-        """Appends one line of figures."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.step, **figures}) + "\n")
+    def record(self, figures: Figures, stop: bool) -> Figures:
+        """Writes down the step: its figures, and where it is time or the run is to stop, its state.
 
-    def save(self, figures: Figures) -> None:
-        """Writes the state as a folder that is there whole or not at all; keeps the last and the best."""
-        loss = figures.get("held_out_loss", -float(self.step))  # nothing held out: the last step is the best
-        if not self.best or loss <= self.best["loss"]:
+        A run that is stopped does not look at the held-out rows out of turn: it would not be the run that goes on.
+
+        Returns:
+            the figures of the held-out rows, where it looked at them.
+        """
+        due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
+        held = self.evaluate() if due else {}
+        figures = {**figures, **held}
+        loss = held.get("held_out_loss", -float(self.step))  # nothing held out: the last saved step is the best
+        comparable = due if len(self.held) else due or stop
+        if comparable and (not self.best or loss <= self.best["loss"]):
             self.best = {"step": self.step, "loss": loss, "figures": figures}
-        name = f"step-{self.step:06d}"
+        if self.processes.first:
+            self.states.log(self.step, figures)
+            if due or stop:
+                self.states.save(self.step, self.best.get("step"), lambda folder: self._save(folder, figures))
+        return held
 
-        def extra(folder: Path) -> None:
-            save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
-            write_json(folder / "state.json", {"step": self.step, "best": self.best})
+    def _save(self, folder: Path, figures: Figures) -> None:
+        def extra(draft: Path) -> None:
+            save_file(self._optimizer_tensors(), draft / "optimizer.safetensors")
+            write_json(draft / STATE, {"step": self.step, "best": self.best})
 
-        checkpoint.save(self.folder / name, self.encoder, self._record(self.step, figures), plain=False, extra=extra)
-        for old in self.folder.glob("step-*"):
-            if old.name not in (name, f"step-{self.best['step']:06d}"):
-                shutil.rmtree(old)
+        checkpoint.save(folder, self.encoder, self._record(self.step, figures), plain=False, extra=extra)
 
     def finish(self) -> Encoder:
         """Puts the best step into the output folder itself, with the curves."""
         from .curves import draw_curves  # matplotlib is slow to import
 
-        best = self.folder / f"step-{self.best['step']:06d}"
-        checkpoint.load_weights(self.model, best)
-        draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
-        checkpoint.save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
+        def write() -> None:
+            draw_curves(self.states.metrics, self.states.folder / "curves.png", self.config.alignment)
+            checkpoint.save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
+
+        self._load_weights(self.best["step"])
+        self.processes.copy_first(self.model.state_dict().values())
+        self.processes.from_first(write)
         return self.encoder
 
     def _record(self, step: int, figures: Figures) -> dict[str, Any]:
         held = {"held_out_rows": len(self.held), **figures}
         return {"config": asdict(self.config), "pairs": self.pairs.origin, "step": step, "figures": held}
 
+    def _load_weights(self, step: int) -> None:
+        """Weights of a saved step, in the first process: the others may stand on another machine."""
+        if self.processes.first:
+            checkpoint.load_weights(self.model, self.states.path(step))
+
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        state = self.optimizer.state
-        named = self.model.named_parameters()
         return {
-            f"{name}.{moment}": state[weight][moment].contiguous()
-            for name, weight in named
+            f"{name}.{moment}": self.optimizer.state[weight][moment].contiguous()
+            for name, weight in self.model.named_parameters()
             for moment in ("exp_avg", "exp_avg_sq")
         }
 
-    def _load_optimizer(self, path: Path, step: int) -> None:
-        tensors = load_file(path, device=str(self.model.backbone.device))
+    def _load_optimizer(self) -> None:
+        path = self.states.path(self.step) / "optimizer.safetensors"
+        found = load_file(path, device=str(self.model.backbone.device)) if self.processes.first else {}
         for name, weight in self.model.named_parameters():
-            moments = {moment: tensors[f"{name}.{moment}"] for moment in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under their own last names, for telling what changed."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+            moments = {
+                moment: found.get(f"{name}.{moment}", torch.zeros_like(weight)) for moment in ("exp_avg", "exp_avg_sq")
+            }
+            self.processes.copy_first(moments.values())
+            self.optimizer.state[weight] = {"step": torch.tensor(float(self.step)), **moments}

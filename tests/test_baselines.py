@@ -14,15 +14,14 @@ from foresay.config import RespondConfig, TeachConfig
 from foresay.data import Query, read_responses
 from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
-from foresay.evaluate import baselines
+from foresay.evaluate import teachers
 from foresay.evaluate.baselines import (
     HydeEmbedder,
     ModelEmbedder,
     ResponseEmbedder,
     load_baseline,
-    teacher_fingerprint,
-    teacher_of,
 )
+from foresay.evaluate.teachers import teacher_fingerprint, teacher_of
 from foresay.model import Model
 from foresay.respond import respond
 from foresay.teach import SelfTeacher, SentenceTransformerTeacher
@@ -112,7 +111,8 @@ def test_any_model(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None
     assert bare.shape == (2, model.dim) == (2, 384) and bare.dtype == np.float32
     model.model.prompts["query"] = "A question about animals: "
     assert np.abs(model.encode_query(SENTENCES[:2]) - bare).max() > 0.01
-    np.testing.assert_allclose(model.encode_document(SENTENCES[:2]), bare, atol=1e-5)
+    for without_prompt in (model.encode, model.encode_document):
+        np.testing.assert_allclose(without_prompt(SENTENCES[:2]), bare, atol=1e-5)
     with pytest.raises(InputError, match=r"cannot compare against 'no/such'.*teacher, hyde"):
         load_baseline("no/such", teacher=teacher, backbone=qwen, output=tmp_path)
 
@@ -143,14 +143,15 @@ def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: py
         checkpoint.save(tmp_path / "c", Encoder(model), record, plain=False)
         return tmp_path / "c"
 
-    found = teacher_of(saved({"pairs": {"teacher": f"self:{qwen.name}", "revision": None}}), qwen)
-    assert isinstance(found, SelfTeacher) and found.backbone is qwen
+    pairs = {"teacher": f"self:{qwen.name}", "revision": None, "max_tokens": 9}
+    found = teacher_of(saved({"pairs": pairs}), qwen)
+    assert isinstance(found, SelfTeacher) and found.backbone is qwen and found.max_tokens == 9
     folder = saved({})
     with pytest.raises(InputError, match="which teacher it was trained on; name it: --teacher"):
         teacher_of(folder, qwen)
     assert isinstance(teacher_of(folder, qwen, name="self"), SelfTeacher)
     found.revision = "new"
-    monkeypatch.setattr(baselines, "load_teacher", lambda *_: found)
+    monkeypatch.setattr(teachers, "load_teacher", lambda *_: found)
     with pytest.raises(InputError, match="revision new, .* was trained on old"):
         teacher_of(saved({"pairs": {"teacher": "t", "revision": "old"}}), qwen)
 

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foresay import llm2vec
+from foresay import bidirectional, llm2vec
 from foresay.backbone import Backbone
 from foresay.bidirectional import Bidirectional
 from foresay.cli import main
@@ -29,7 +29,7 @@ from foresay.stop import Stopped
 from foresay.teach import SentenceTransformerTeacher, load_teacher
 from foresay.teacher import learning_rate, make_teacher
 
-from .conftest import FAMILIES, SENTENCES
+from .conftest import FAMILIES, SENTENCES, make_folder
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
@@ -105,12 +105,20 @@ def test_states_see_the_whole_text(backbone: Get, family: str, attention: str) -
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
-def test_flash_attention(backbone: Get) -> None:
-    """The check at load passes there too."""
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_flash_attention(backbone: Get, family: str) -> None:
+    """The check at load passes there too, and fails where the switch is taken back; the means are those of sdpa."""
     pytest.importorskip("flash_attn")
-    base = Backbone.load(backbone("qwen3").name, device="cuda", dtype="bfloat16")
+    base = Backbone.load(backbone(family).name, device="cuda", dtype="bfloat16")
+    rows = [[5, 6, 7], [9, 10, 11, 12, 13, 14], [15, 16]]
+    expected = Bidirectional(base).mean(rows)
     base.model.set_attn_implementation("flash_attention_2")
-    Bidirectional(base)
+    reader = Bidirectional(base)
+    torch.testing.assert_close(reader.mean(rows), expected, atol=5e-2, rtol=5e-2)
+    torch.testing.assert_close(reader.mean(rows[:1]), expected[:1], atol=5e-2, rtol=5e-2)
+    reader.model.config.is_causal = True
+    with pytest.raises(BackboneError, match="flash_attention_2.* keeps causal attention"):
+        reader.check()
 
 
 @torch.no_grad()
@@ -124,17 +132,74 @@ def test_a_sliding_window_looks_both_ways(backbone: Get) -> None:
     assert torch.equal(state, unseen)
 
 
-def test_the_check_fails_where_attention_is_causal(backbone: Get) -> None:
-    """And where padding comes through: both are put back to how they were without our switch."""
-    reader = Bidirectional(backbone("qwen3"))
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("gemma2", {"head_dim": 16, "sliding_window": 8}),
+        ("phi3", {}),
+        ("olmo2", {}),
+        ("gpt2", {"n_positions": 512}),
+        ("mixtral", {"num_local_experts": 4}),
+    ],
+)
+@torch.no_grad()
+def test_more_families(tmp_path: Path, model_type: str, settings: dict[str, object]) -> None:
+    """Of other makers too, the first state reacts to the last token."""
+    base = Backbone.load(str(make_folder("llama", tmp_path, model_type=model_type, **settings)), device="cpu")
+    reader = Bidirectional(base)
+    one, other = (reader.states([[5, 6, 7, last]])[0, 0] for last in (8, 9))
+    assert (one - other).abs().max() > 1e-3
+    one, other = (base.decoder(input_ids=torch.tensor([[5, 6, 7, last]])).last_hidden_state[0, 0] for last in (8, 9))
+    assert torch.equal(one, other)
+
+
+def test_a_family_that_ignores_the_switch_is_refused(tmp_path: Path) -> None:
+    """Stock code of the library that stays causal, not one that we broke."""
+    base = Backbone.load(str(make_folder("llama", tmp_path, model_type="stablelm")), device="cpu")
+    with pytest.raises(BackboneError, match="StableLmModel, sdpa. keeps causal attention"):
+        Bidirectional(base)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_check_fails_where_attention_is_causal(backbone: Get, family: str, attention: str) -> None:
+    """Put back to how it was without our switch."""
+    reader = Bidirectional(backbone(family))
+    reader.model.config._attn_implementation = attention
     reader.model.config.is_causal = True
-    with pytest.raises(BackboneError, match="keeps causal attention for a text alone"):
+    with pytest.raises(BackboneError, match=f"{attention}.* keeps causal attention for a text alone"):
         reader.check()
-    reader.model.config.is_causal = False
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_check_looks_alone_and_in_a_batch(backbone: Get, alone: bool) -> None:
+    """A library may mask the one and not the other: kernels differ where nothing is padded."""
+    reader = Bidirectional(backbone("qwen3"))
+    states = reader.states
+
+    def causal_where(rows: list[list[int]]) -> Tensor:
+        reader.model.config.is_causal = alone == (len(rows) == 1)
+        return states(rows)
+
+    reader.states = causal_where  # type: ignore[method-assign, assignment]
+    with pytest.raises(BackboneError, match=f"for a text {'alone' if alone else 'in a batch'}"):
+        reader.check()
+
+
+def test_the_check_fails_where_padding_comes_through(backbone: Get) -> None:
+    """A mask that the model does not see."""
+    reader = Bidirectional(backbone("qwen3"))
     forward = reader.model.forward
     reader.model.forward = lambda attention_mask, **inputs: forward(**inputs)
     with pytest.raises(BackboneError, match="lets padding into its states"):
         reader.check()
+
+
+def test_the_check_sees_past_huge_numbers() -> None:
+    """The first state of a large model holds a few that no text changes; the rest still has to react."""
+    one, other = torch.linspace(1, 2, 64), torch.linspace(1.2, 2.2, 64)
+    huge = torch.tensor([1e6, -1e6])
+    assert bidirectional._reaction(torch.cat([other, huge]), torch.cat([one, huge])) > 0.01
+    assert bidirectional._reaction(torch.cat([one, huge + 1e5]), torch.cat([one, huge])) == 0
 
 
 def test_the_weights_are_shared(backbone: Get) -> None:
@@ -270,6 +335,8 @@ def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> Non
     with pytest.raises(Killed):
         make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, kill)
     torch.manual_seed(99)  # whatever else drew random numbers meanwhile
+    with (tmp_path / "killed" / "training" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "sta')  # torn by the kill
     steps: list[int] = []
     resumed = make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda done, *_: steps.append(done))
     assert steps == list(range(killed // 2 * 2 + 1, 9))
@@ -315,6 +382,8 @@ def test_options_that_cannot_work(backbone: Get, tmp_path: Path) -> None:
         TeacherConfig(simcse_batch_size=1)
     with pytest.raises(InputError, match="1 texts; a teacher needs at least 2"):
         make_teacher(["one"], backbone("qwen3"), tmp_path / "t")
+    with pytest.raises(InputError, match="24 texts do not fill a batch of 128 .* lower --simcse-batch-size"):
+        make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t")
 
 
 def test_schedule() -> None:
@@ -413,19 +482,20 @@ def test_a_newer_format_is_refused(teachers: Callable[[str], Path], tmp_path: Pa
 
 
 @pytest.fixture
-def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A published pair of folders: `X-mntp`, and `X-mntp-unsup-simcse`, whose adapter names the backbone too."""
 
-    def make(family: str) -> Path:
+    def make(family: str, base: Path | None = None) -> Path:
+        base = base or folder(family)
         for seed, name in enumerate(("X-mntp", "X-mntp-unsup-simcse")):
-            inner = Backbone.load(str(folder(family)), device="cpu").decoder
+            inner = Backbone.load(str(base), device="cpu").decoder
             torch.manual_seed(seed)
             config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules="all-linear")
             config.init_lora_weights = False  # random: a new adapter would change nothing
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks the library for an old name
                 model = get_peft_model(inner, config)
-            model.peft_config["default"].base_model_name_or_path = str(folder(family))
+            model.peft_config["default"].base_model_name_or_path = str(base)
             model.save_pretrained(str(tmp_path / name))
             (tmp_path / name / "llm2vec_config.json").write_text('{"pooling_mode": "mean", "max_length": 512}')
         return tmp_path / "X-mntp-unsup-simcse"
@@ -433,20 +503,24 @@ def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callabl
     yield make
 
 
-def by_hand(base: Backbone, adapters: list[Path], text: str) -> Tensor:
-    """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean."""
+def by_hand(base: Backbone, adapters: list[Path], text: str, before: str = "", behind: str = "") -> Tensor:
+    """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean.
+
+    What stands before the text is left out of the mean, what stands behind it is not.
+    """
     for adapter in adapters:
         tensors = load_file(adapter / "adapter_model.safetensors")
         for name in (name for name in tensors if "lora_A" in name):
             place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             weight = base.decoder.get_parameter(f"{place}.weight")
             weight.data += 2.0 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]  # alpha 8, rank 4
-    lead = base.leading_ids
-    return full_attention(base.decoder, [*lead, *base.tokenize([text])[0]])[len(lead) :].mean(dim=0)
+    start, own, end = (base.tokenizer(part, add_special_tokens=False).input_ids for part in (before, text, behind))
+    lead = [*base.leading_ids, *start]
+    return full_attention(base.decoder, [*lead, *own, *end])[len(lead) :].mean(dim=0)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])
-def test_published_models(published: Callable[[str], Path], backbone: Get, family: str) -> None:
+def test_published_models(published: Callable[..., Path], backbone: Get, family: str) -> None:
     """The first adapter below the second, then the mean: as computed by hand; alone, the first is a teacher too."""
     simcse = published(family)
     mntp = simcse.with_name("X-mntp")
@@ -463,7 +537,33 @@ def test_published_models(published: Callable[[str], Path], backbone: Get, famil
     assert first.revision != teacher.revision == shared.revision
 
 
-def test_an_adapter_may_name_the_one_below(published: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "name", "frame"),
+    [
+        ("llama", "Meta-Llama-3-8B-Instruct", ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>")),
+        ("smollm", "Llama-2-7b-chat-hf", ("[INST]", "[/INST]")),
+    ],
+)
+def test_published_models_of_chat_models(
+    published: Callable[..., Path],
+    folder: Callable[[str], Path],
+    tmp_path: Path,
+    family: str,
+    name: str,
+    frame: tuple[str, str],
+) -> None:
+    """The authors' encoder puts the template of three backbones, known by name, around each text."""
+    base = shutil.copytree(folder(family), tmp_path / name)
+    simcse = published(family, base)
+    teacher = load_teacher(str(simcse), device="cpu", config=TeachConfig(max_tokens=512))
+    assert isinstance(teacher, LLM2VecTeacher)
+    chain = [simcse.with_name("X-mntp"), simcse]
+    expected = by_hand(Backbone.load(str(base), device="cpu"), chain, SENTENCES[1], *frame).numpy()
+    np.testing.assert_allclose(teacher.embed(SENTENCES)[1], expected, atol=1e-4)
+    assert np.isfinite(teacher.embed(["word " * 600])).all() and teacher.max_tokens < 512  # of 512 positions
+
+
+def test_an_adapter_may_name_the_one_below(published: Callable[..., Path], tmp_path: Path) -> None:
     """A chain by `base_model_name_or_path`, whatever the folders are called."""
     simcse = published("qwen3")
     expected = load_teacher(str(simcse), device="cpu").embed(SENTENCES)
@@ -473,7 +573,7 @@ def test_an_adapter_may_name_the_one_below(published: Callable[[str], Path], tmp
     np.testing.assert_array_equal(load_teacher(str(tmp_path / "mine"), device="cpu").embed(SENTENCES), expected)
 
 
-def test_published_models_that_are_not_whole(published: Callable[[str], Path], tmp_path: Path) -> None:
+def test_published_models_that_are_not_whole(published: Callable[..., Path], tmp_path: Path) -> None:
     """Each is told in a line; a pickle is never opened."""
     simcse = published("qwen3")
     mntp = simcse.with_name("X-mntp")

@@ -11,27 +11,25 @@ What a reader would get wrong: `teacher`, `hyde` and `response` differ in the qu
 are the teacher's, so one index serves all three, and a checkpoint that queries it.
 """
 
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
-from ..backbone import Backbone, pick_device
-from ..checkpoint import find, read_config
+from ..backbone import Backbone
 from ..config import RespondConfig
 from ..data import Query, content_id, file_hash, read_responses
 from ..encoder import Array
 from ..errors import DataError, InputError
 from ..journal import read_json, write_json
-from ..llm2vec import LLM2VecTeacher
+from ..placing import pick_device
 from ..respond import respond
-from ..teach import SELF, SelfTeacher, SentenceTransformerTeacher, Teacher, load_teacher
+from ..teach import SelfTeacher, Teacher
+from .teachers import digest, sample, teacher_fingerprint
 
 if TYPE_CHECKING:
     from mteb.models import SearchProtocol
@@ -101,7 +99,7 @@ class ResponseEmbedder(TeacherEmbedder):
         super().__init__(teacher, "response")
         self.path = responses
         self.responses = {row.query: row.response for row in reversed(read_responses(responses))}
-        self.fingerprint = _digest(self.fingerprint, file_hash(responses))
+        self.fingerprint = digest(self.fingerprint, file_hash(responses))
 
     def encode_query(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim).
@@ -132,8 +130,8 @@ class HydeEmbedder(TeacherEmbedder):
         """Uses a teacher and a backbone that are loaded already; `config` as for `respond`."""
         super().__init__(teacher, "hyde")
         self.backbone, self.path, self.config = backbone, path, config or RespondConfig()
-        weights = _sample(backbone.model.parameters())
-        self.fingerprint = _digest(self.fingerprint, weights, str(backbone.dtype), str(self.config))
+        weights = sample(backbone.model.parameters())
+        self.fingerprint = digest(self.fingerprint, weights, str(backbone.dtype), str(self.config))
         self.unanswered = 0
         self._responses: dict[str, str] = {}
 
@@ -206,15 +204,15 @@ class ModelEmbedder:
         self.name = Path(name).name
         self.dim = int(self.model.get_embedding_dimension())
         prompts = json.dumps(self.model.prompts, sort_keys=True)
-        self.fingerprint = _digest(prompts, str(self.model.max_seq_length), _sample(self.model.parameters()))
+        self.fingerprint = digest(prompts, str(self.model.max_seq_length), sample(self.model.parameters()))
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """Vectors (texts, dim) of what is neither query nor document: pairs, or texts to sort."""
+        return np.asarray(self.model.encode(list(texts), show_progress_bar=False), np.float32)
 
     def encode_query(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim), with the model's query prompt."""
         return np.asarray(self.model.encode_query(list(texts), show_progress_bar=False), np.float32)
-
-    def encode(self, texts: Sequence[str]) -> Array:
-        """Vectors (texts, dim) of what is neither query nor document."""
-        return np.asarray(self.model.encode(list(texts), show_progress_bar=False), np.float32)
 
     def encode_document(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim), with the model's document prompt."""
@@ -235,7 +233,7 @@ def load_baseline(
 
     Args:
         name: one of `WAYS`, or a sentence-transformers model by folder or hub id.
-        teacher: the checkpoint's, see `teacher_of`; `mean`, `bm25` and other models need none.
+        teacher: the checkpoint's, see `teachers.teacher_of`; `mean`, `bm25` and other models need none.
         backbone: the checkpoint's.
         output: folder of the evaluation; `hyde` writes its responses there.
         responses: the file for `response`.
@@ -255,7 +253,7 @@ def load_baseline(
     if name not in WAYS:
         return ModelEmbedder(name, device)
     if teacher is None:
-        raise InputError(f"the baseline {name} needs a teacher")
+        raise InputError(f"the baseline {name} needs a teacher; name the checkpoint's: --teacher NAME")
     if name == "teacher":
         return TeacherEmbedder(teacher)
     if name == "hyde":
@@ -272,54 +270,3 @@ def _bm25() -> "SearchProtocol":
         raise InputError(f"bm25 needs {error.name}: pip install 'foresay[evaluate]'") from error
     search: SearchProtocol = Bm25()
     return search
-
-
-def teacher_of(checkpoint: str | Path, backbone: Backbone, device: str = "auto", name: str | None = None) -> Teacher:
-    """The teacher whose vectors a checkpoint was trained to reach.
-
-    Args:
-        checkpoint: folder or hub id.
-        backbone: the checkpoint's; a teacher made of it shares its weights.
-        device: where another model runs.
-        name: where the teacher is now, if it is not where the checkpoint says.
-
-    Raises:
-        InputError: if the checkpoint does not say and `name` is not given, or the teacher there is another one.
-    """
-    pairs = read_config(find(checkpoint))["training"].get("pairs", {})
-    recorded = pairs.get("teacher")
-    if name is None and recorded is None:
-        raise InputError(f"{checkpoint} does not say which teacher it was trained on; name it: --teacher NAME")
-    wanted = name or str(recorded)
-    teacher = load_teacher(SELF if wanted.startswith(f"{SELF}:") else wanted, backbone, device)
-    revision = pairs.get("revision")
-    if revision is not None and teacher.revision is not None and teacher.revision != revision:
-        raise InputError(
-            f"the teacher {wanted} has revision {teacher.revision}, {checkpoint} was trained on {revision}; get that "
-            "one, or name its place: --teacher NAME"
-        )
-    return teacher
-
-
-def teacher_fingerprint(teacher: Teacher) -> str:
-    """Tells two teachers apart, also where a folder holds another model than it did."""
-    model: torch.nn.Module | None = None
-    if isinstance(teacher, SentenceTransformerTeacher):
-        model = teacher.model
-    elif isinstance(teacher, SelfTeacher):
-        model = teacher.backbone.model
-    elif isinstance(teacher, LLM2VecTeacher):  # its revision stands for the adapters
-        model = teacher.reader.backbone.model
-    sample = "" if model is None else _sample(model.parameters())
-    return _digest(teacher.name, str(teacher.revision), teacher.pooling, str(teacher.max_tokens), sample)
-
-
-@torch.no_grad()
-def _sample(weights: Iterable[torch.Tensor]) -> str:
-    """Three numbers of each weight, in hex."""
-    picks = [weight.flatten()[[0, weight.numel() // 2, weight.numel() - 1]] for weight in weights]
-    return torch.cat([pick.float().cpu() for pick in picks]).numpy().tobytes().hex()
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -16,11 +16,12 @@ from ..checkpoint import find, read_config
 from ..data import Progress
 from ..encoder import Encoder
 from ..teach import Teacher
-from .baselines import load_baseline, teacher_of
+from .baselines import load_baseline
 from .compare import Comparison
 from .report import Report
 from .run import evaluate
 from .suites import suite
+from .teachers import teacher_of
 
 OURS = "foresay"
 _NEED_TEACHER = {"teacher", "hyde", "response"}

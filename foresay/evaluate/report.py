@@ -68,7 +68,9 @@ class Line:
     @property
     def title(self) -> str:
         """Task, metric and which way is better."""
-        metric = METRICS.get(self.metric, self.metric.replace("_at_", "@").replace("_", " "))
+        bare = self.metric.removeprefix("dot_")
+        metric = METRICS.get(bare, bare.replace("_at_", "@").replace("_", " "))
+        metric += ", raw dot product" if bare != self.metric else ""
         return f"{self.task}{', ' if metric else ''}{metric} {'↑' if self.higher_is_better else '↓'}"
 
 

@@ -1,0 +1,92 @@
+"""Where a backbone's weights go, and in how many bits: one device, all of them, 8 or 4 bits a weight.
+
+In: names, as the command line takes them, and loaded models. Out: what the library loads a model with, and a model that
+behaves like one on a single device in whole numbers.
+What a reader would get wrong: frozen weights need no gradient, but it has to pass through them to the special tokens.
+Not every way to hold weights lets it, and one that does not says nothing.
+"""
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from transformers import PreTrainedModel
+
+from .errors import BackboneError, DeviceError
+
+QUANTIZED = ("8bit", "4bit")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Where several processes were launched on a machine, `auto` and `cuda` are the GPU of this one's number.
+
+    Raises:
+        DeviceError: if the device does not exist here.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in present.items() if there)
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not present.get(device.type, False):
+        found = ", ".join(kind for kind, there in present.items() if there)
+        raise DeviceError(f"device {name!r} is not available; this machine has {found}: pass one of them, or auto")
+    return device
+
+
+def quantization(dtype: str) -> Any:  # noqa: ANN401 - transformers' own type
+    """How the library is to load weights in few bits.
+
+    Raises:
+        BackboneError: if bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise BackboneError(f"--dtype {dtype} needs bitsandbytes, which is not installed: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if dtype == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def devices(model: PreTrainedModel) -> set[str]:
+    """The devices that a model's layers are on; one of no name, if the library was not told where to put them."""
+    return {str(place) for place in (getattr(model, "hf_device_map", None) or {"": ""}).values()}
+
+
+def keep_together(model: PreTrainedModel, name: str) -> None:
+    """Makes a model on several devices look like one on its first: states and logits come back to it.
+
+    Raises:
+        BackboneError: if a part of it has no place on a GPU. It would be fetched anew for every pass, each step.
+    """
+    places = devices(model)
+    if len(places) < 2:
+        return
+    if places & {"cpu", "disk"}:
+        elsewhere = " and ".join(sorted(places & {"cpu", "disk"}))
+        raise BackboneError(
+            f"{name} does not fit the GPUs: parts of it would be on the {elsewhere}; "
+            "take more GPUs, or weights of fewer bits: --dtype 8bit, --dtype 4bit"
+        )
+    for module in (model.get_decoder(), model.get_output_embeddings()):
+        add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"), append=True)
+
+
+def keep_differentiable(model: PreTrainedModel) -> None:
+    """Keeps 4-bit layers on the CPU from a form for inference alone.
+
+    bitsandbytes (0.50.2) packs the weights anew in the first pass without gradient, and its product with packed
+    weights lets no gradient through: that of the special tokens pointed anywhere (cosine 0.01 to the true one).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,80 @@
+"""The figures of a teacher: the interval's arithmetic, and the whole script on tiny tasks."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foresay.backbone import Backbone
+from foresay.config import TeacherConfig
+from foresay.teacher import make_teacher
+
+from .conftest import SENTENCES
+from .test_benchmarks import load
+
+quality = load("teacher_quality")
+
+
+def outcome(scores: list[float]) -> Any:  # noqa: ANN401 - a class of a module that is loaded by path
+    """Items with these scores."""
+    return quality.mean_of(np.array(scores))
+
+
+def test_interval_of_one_seed_is_of_its_items() -> None:
+    """Half of 400 items right: 0.5 ± 1.96 · 0.5 / 20."""
+    mean, low, high = quality.figure([outcome([0.0, 1.0] * 200)])
+    assert mean == 0.5
+    assert (low, high) == pytest.approx((0.451, 0.549), abs=0.01)
+
+
+def test_interval_of_seeds_is_of_items_and_seeds() -> None:
+    """Seeds that agree add nothing; the items are the same for all; where items say nothing, Student's t is left."""
+    one = outcome([0.0, 1.0] * 200)
+    assert quality.figure([one] * 3) == pytest.approx(quality.figure([one]), abs=1e-9)
+    flat = [outcome([score] * 50) for score in (0.4, 0.5, 0.6)]
+    mean, low, high = quality.figure(flat)
+    assert mean == pytest.approx(0.5)
+    half = 4.303 * 0.1 / np.sqrt(3)  # t of two degrees of freedom
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.3)
+
+
+def test_the_script(
+    backbone: Callable[[str], Backbone],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every stage of two seeds in the table, and the same figures again."""
+    rows = [{"id": str(i), "text": text, "label": "ab"[i % 2], "score": i} for i, text in enumerate(SENTENCES)]
+    files: dict[str, list[dict[str, Any]]] = {
+        "queries": rows[:3],
+        "corpus": rows[3:],
+        "qrels": [{"query": "0", "doc": "3", "score": 1}, {"query": "2", "doc": "5", "score": 1}],
+        "pairs": [{"text1": row["text"], "text2": rows[0]["text"], "score": row["score"]} for row in rows],
+        "train": rows,
+        "test": rows,
+    }
+    for _, task in quality.TASKS:
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "task.json").write_text(json.dumps({"name": task}))
+        for name, content in files.items():
+            (tmp_path / task / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
+    command = ["teacher_quality.py", "--data", str(tmp_path)]
+    for seed in (0, 1):
+        config = TeacherConfig(mntp_steps=1, simcse_steps=1, mntp_batch_size=2, simcse_batch_size=2, seed=seed)
+        make_teacher(SENTENCES, backbone("qwen3"), tmp_path / f"t{seed}", config)
+        command += ["--teacher", str(tmp_path / f"t{seed}")]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(quality, "BOOTSTRAP", 20)
+    quality.main()
+    printed = capsys.readouterr().out
+    names = [line.split("|")[1].strip() for line in printed.splitlines()[2:]]
+    stages = ["after stage 1", "after stage 2"]
+    assert names[:4] == ["backbone, causal", "both directions, untrained", *(f"{stage}, mean" for stage in stages)]
+    assert names[4:] == [f"{stage}, teacher {i}" for stage in stages for i in (0, 1)]
+    quality.main()
+    assert capsys.readouterr().out == printed
