@@ -444,6 +444,13 @@ def convert(published: str, output: Path, backbone: str | None, device: str) -> 
 @click.option("--also", multiple=True, metavar="CHECKPOINT", help="Another seed of the same method; repeatable.")
 @click.option("--teacher", help="Where the teacher is, if it is not where the checkpoint says.")
 @click.option("--responses", type=click.Path(path_type=Path), help="File of responses, for --against response.")
+@click.option(
+    "--max-new-tokens",
+    default=500,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Longest response that --against hyde writes, in tokens: as long as those of the training.",
+)
 @click.option("--limit", type=click.IntRange(2), help="Measure on so many queries of each task: for a first look.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap behind the intervals.")
 @click.option(

@@ -29,7 +29,7 @@ from foresay.stop import Stopped
 from foresay.teach import SentenceTransformerTeacher, load_teacher
 from foresay.teacher import learning_rate, make_teacher
 
-from .conftest import FAMILIES, SENTENCES
+from .conftest import FAMILIES, SENTENCES, make_folder
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
@@ -130,6 +130,34 @@ def test_a_sliding_window_looks_both_ways(backbone: Get) -> None:
     state, seen, unseen = (reader.states([row])[0, 0] for row in (text, near, far))
     assert (state - seen).abs().max() > 1e-3
     assert torch.equal(state, unseen)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("gemma2", {"head_dim": 16, "sliding_window": 8}),
+        ("phi3", {}),
+        ("olmo2", {}),
+        ("gpt2", {"n_positions": 512}),
+        ("mixtral", {"num_local_experts": 4}),
+    ],
+)
+@torch.no_grad()
+def test_more_families(tmp_path: Path, model_type: str, settings: dict[str, object]) -> None:
+    """Of other makers too, the first state reacts to the last token."""
+    base = Backbone.load(str(make_folder("llama", tmp_path, model_type=model_type, **settings)), device="cpu")
+    reader = Bidirectional(base)
+    one, other = (reader.states([[5, 6, 7, last]])[0, 0] for last in (8, 9))
+    assert (one - other).abs().max() > 1e-3
+    one, other = (base.decoder(input_ids=torch.tensor([[5, 6, 7, last]])).last_hidden_state[0, 0] for last in (8, 9))
+    assert torch.equal(one, other)
+
+
+def test_a_family_that_ignores_the_switch_is_refused(tmp_path: Path) -> None:
+    """Stock code of the library that stays causal, not one that we broke."""
+    base = Backbone.load(str(make_folder("llama", tmp_path, model_type="stablelm")), device="cpu")
+    with pytest.raises(BackboneError, match="StableLmModel, sdpa. keeps causal attention"):
+        Bidirectional(base)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

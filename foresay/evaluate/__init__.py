@@ -12,6 +12,6 @@ works without the extra `evaluate`.
 """
 
 from .quick import Safety, Scores, Task, interval, ndcg, safety
-from .scores import Score
+from .scores import Score, load_scores, save_scores
 
-__all__ = ["Safety", "Score", "Scores", "Task", "interval", "ndcg", "safety"]
+__all__ = ["Safety", "Score", "Scores", "Task", "interval", "load_scores", "ndcg", "safety", "save_scores"]

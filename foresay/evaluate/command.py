@@ -13,6 +13,7 @@ from typing import Any
 
 from ..backbone import Backbone
 from ..checkpoint import find, read_config
+from ..config import RespondConfig
 from ..data import Progress
 from ..encoder import Encoder
 from ..teach import Teacher
@@ -36,6 +37,7 @@ def compare_checkpoints(
     documents: str = "checkpoint",
     teacher: str | None = None,
     responses: Path | None = None,
+    max_new_tokens: int = 500,
     seed: int = 0,
     limit: int | None = None,
     device: str = "auto",
@@ -52,6 +54,7 @@ def compare_checkpoints(
         documents: `teacher` to have them embedded by the teacher; `checkpoint` for what the checkpoint says.
         teacher: where the teacher is, if it is not where the checkpoint says.
         responses: file of responses, for the baseline of that name.
+        max_new_tokens: longest response that `hyde` writes.
         seed: of the bootstrap.
         limit: most queries of a task.
         device: where to run.
@@ -73,7 +76,15 @@ def compare_checkpoints(
     embedders: dict[str, Any] = dict(zip(names, encoders, strict=True))
     methods = {OURS: names}
     for way in dict.fromkeys(against):
-        made = load_baseline(way, teacher=loaded, backbone=backbone, output=output, responses=responses, device=device)
+        made = load_baseline(
+            way,
+            teacher=loaded,
+            backbone=backbone,
+            output=output,
+            responses=responses,
+            config=RespondConfig(max_new_tokens=max_new_tokens),
+            device=device,
+        )
         embedders[made.name], methods[made.name] = made, [made.name]
     scores = evaluate(embedders, tasks, output, seed=seed, limit=limit, progress=progress)
     report = Report.of(Comparison(scores, methods, seed=seed), OURS)

@@ -168,7 +168,8 @@ class Report:
         for method in self.baselines:
             differences.add_column(f"against {method}", justify="right")
         for line in self.lines:
-            differences.add_row(line.title, *self._difference_cells(line, "[bold]"))
+            cells = self._difference_cells(line, "[bold]")
+            differences.add_row(line.title, *(cell.replace(", ", "\n") for cell in cells))  # narrow: per cent below
         console.print(differences)
 
     @property

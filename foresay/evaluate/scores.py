@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def load_scores(folder: Path) -> list[Score]:
     try:
         with np.load(folder / "items.npz", allow_pickle=False) as arrays:
             return [_read(row, arrays) for row in rows]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise DataError(
             f"{folder / 'items.npz'} does not belong to scores.json ({error}); repeat foresay evaluate"
         ) from error

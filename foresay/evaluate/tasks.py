@@ -158,8 +158,7 @@ class SafetyRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
         scores: Row = super()._evaluate_subset(model, data_split, **options)
         if isinstance(model, EncoderProtocol):
             self._prefix = "dot_"
-            # wrapped twice: the outer one searches with the similarity of the one inside
-            search = SearchEncoderWrapper(_Dot(model), _block_size(model))
+            search = SearchEncoderWrapper(_Dot(model), getattr(model, "corpus_chunk_size", 50_000))
             dot = super()._evaluate_subset(search, data_split, **options)
             scores |= {name: value for name, value in dot.items() if name.startswith(self._prefix)}
         return scores
@@ -186,15 +185,14 @@ class SafetyRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
         }
 
 
-class _Dot(SearchEncoderWrapper):  # type: ignore[misc]
-    """The same vectors, ranked by raw dot product."""
+class _Dot:
+    """The same model, but its vectors are ranked by raw dot product."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        self.encode, self.mteb_model_meta = model.encode, model.mteb_model_meta
 
     def similarity(self, left: Any, right: Any) -> torch.Tensor:  # noqa: ANN401
         return torch.as_tensor(dot_score(left, right))
-
-
-def _block_size(model: Any) -> int:  # noqa: ANN401
-    return int(getattr(model, "corpus_chunk_size", 50_000))
 
 
 def _safety(folder: Path) -> Row:

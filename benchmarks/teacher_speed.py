@@ -1,0 +1,278 @@
+"""What making and using a teacher costs beside the least it could: a bare PEFT loop, and the causal model.
+
+    python benchmarks/teacher_speed.py
+
+Out: `results/teacher_speed.{json,md}`. The bare loop is what one writes by hand with PEFT for the same model, adapter,
+rows and losses: the batch padded to its longest row, one forward pass, logits at the blanks only, AdamW. Both sides
+take turns in one process. What a reader would get wrong: a share is ours / bare. For the tokens a second of training,
+1 or more is good; for the seconds of encoding, 1 or less.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foresay.backbone import Backbone
+from foresay.bidirectional import Bidirectional
+from foresay.config import TeachConfig, TeacherConfig
+from foresay.llm2vec import LLM2VecTeacher
+from foresay.stages import DROPOUT, SCALE, Blank, blank, mntp_gradient, simcse_gradient
+from foresay.teach import SelfTeacher, Teacher
+from foresay.teacher import RANK
+from workbench import (
+    RESULTS,
+    SMALL,
+    TINY,
+    Result,
+    Shape,
+    hardware,
+    lengths,
+    rows,
+    texts,
+    timed,
+    versions,
+    write,
+)
+
+SLOWEST_TRAINING, SLOWEST_ENCODING = 0.85, 1.10
+"""Least share of the bare loop's tokens a second, and most of the causal model's seconds."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work; lengths in tokens."""
+
+    shape: Shape
+    mntp: tuple[int, tuple[int, int]]
+    simcse: tuple[int, tuple[int, int]]
+    encode: tuple[int, tuple[int, int]]
+    rounds: int
+
+
+SIZES = {
+    "full": Size(SMALL, (32, (20, 300)), (64, (10, 128)), (128, (30, 500)), rounds=5),
+    "tiny": Size(TINY, (4, (4, 20)), (4, (4, 12)), (6, (4, 30)), rounds=1),
+}
+
+# -- the bare loop -----------------------------------------------------------------------------------------
+
+
+def bare_model(backbone: Backbone) -> nn.Module:
+    """A copy of the model with full attention and a new adapter, by PEFT alone."""
+    model = copy.deepcopy(backbone.model.base_model)
+    model.config.is_causal = False
+    adapted: nn.Module = get_peft_model(
+        model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", bias="none")
+    )
+    for weight in adapted.parameters():
+        weight.data = weight.data.float() if weight.requires_grad else weight.data
+    return adapted
+
+
+def padded(of_rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask of a whole batch."""
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in of_rows], batch_first=True)
+    longest = torch.arange(ids.shape[1])[None]
+    return ids, (longest < torch.tensor([[len(row)] for row in of_rows])).long()
+
+
+def bare_mntp(model: nn.Module, head: nn.Module, of_rows: list[list[int]], places: Sequence[Blank]) -> float:
+    """Stage 1 in one pass: the gradient, and the loss."""
+    ids, mask = padded(of_rows)
+    row, at, labels = torch.tensor(places).T
+    states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    loss = functional.cross_entropy(head(states[row, at - 1]).float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def bare_simcse(model: nn.Module, of_rows: list[list[int]]) -> float:
+    """Stage 2 with both views in one pass: the gradient, and the loss."""
+    ids, mask = padded([*of_rows, *of_rows])
+    states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+    mean = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    one, other = functional.normalize(mean, dim=-1).split(len(of_rows))
+    loss = functional.cross_entropy(SCALE * one @ other.T, torch.arange(len(of_rows)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def stepping(weights: list[nn.Parameter], work: Callable[[], float]) -> Callable[[], float]:
+    """The gradient, and an update at a rate so small that rounds are alike."""
+    optimizer = torch.optim.AdamW(weights, lr=1e-7, weight_decay=0.0)
+
+    def step() -> float:
+        loss = work()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+# -- measuring ---------------------------------------------------------------------------------------------
+
+
+def compare(ours: Callable[[], object], bare: Callable[[], object], rounds: int) -> Result:
+    """Processor seconds of both, in turns behind a warm-up, and the median of the rounds' ratios."""
+    ours(), bare()
+    pairs = [(timed(ours)["seconds"], timed(bare)["seconds"]) for _ in range(rounds)]
+    ratios = [mine / theirs for mine, theirs in pairs]
+    return {
+        "ours": median(mine for mine, _ in pairs),
+        "bare": median(theirs for _, theirs in pairs),
+        "seconds_ratio": median(ratios),
+        "seconds_ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def measure_training(size: Size, backbone: Backbone) -> list[Result]:
+    """Both stages; before, the losses of both sides are compared, so that it is the same work."""
+    shape, limit = size.shape, TeacherConfig().micro_batch_tokens
+    reader = Bidirectional(backbone)
+    reader.new_adapter(RANK, seed=0)
+    bare = bare_model(backbone)
+    weights = list(reader.trained().values())
+    bare_weights = [weight for weight in bare.parameters() if weight.requires_grad]
+    measured = []
+    for stage, (count, bounds) in (("stage 1", size.mntp), ("stage 2", size.simcse)):
+        of_rows = rows(lengths(count, bounds), shape.vocabulary)
+        if stage == "stage 1":
+            blanked, places = blank(of_rows, 2, np.random.default_rng(0))
+            works = (
+                lambda b=blanked, p=places: mntp_gradient(reader, b, p, limit),
+                lambda b=blanked, p=places: bare_mntp(bare, backbone.model.get_output_embeddings(), b, p),
+            )
+        else:
+            works = (
+                lambda r=of_rows: simcse_gradient(reader, r, 0, limit),
+                lambda r=of_rows: bare_simcse(bare, r),
+            )
+        ours, theirs = stepping(weights, works[0]), stepping(bare_weights, works[1])
+        losses = (ours(), theirs())
+        if stage == "stage 2":  # dropout cannot be alike on both sides, so the losses are compared without
+            reader.set_attention_dropout(DROPOUT)
+            set_dropout(bare, DROPOUT)
+            reader.model.train(), bare.train()
+        row = compare(ours, theirs, size.rounds)
+        share = 1 / row["seconds_ratio"]
+        measured.append({"stage": stage, "texts": count, "tokens": sum(map(len, of_rows)), "losses": losses, **row})
+        measured[-1] |= {"throughput": share, "met": share >= SLOWEST_TRAINING}
+    return measured
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Attention dropout, where Qwen3 keeps it."""
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = share
+
+
+def measure_encoding(size: Size, backbone: Backbone) -> list[Result]:
+    """The teacher's `embed` beside the causal model's, both pooled by the mean; with the adapter beside and merged."""
+    count, bounds = size.encode
+    config = TeachConfig()
+    of_rows = rows(lengths(count, bounds), size.shape.vocabulary)
+    said = texts(of_rows)
+    causal = SelfTeacher(backbone, config)
+    measured = []
+    for name in ("adapter beside the shared weights", "adapter merged"):
+        merged = name == "adapter merged"
+        reader = Bidirectional(
+            Backbone(copy.deepcopy(backbone.model), backbone.tokenizer, "copy") if merged else backbone
+        )
+        reader.new_adapter(RANK, seed=0)
+        if merged:
+            reader.merge()
+        teacher: Teacher = LLM2VecTeacher(reader, name, config)
+        row = compare(lambda t=teacher: t.embed(said), lambda: causal.embed(said), size.rounds)
+        tokens = sum(map(len, of_rows))
+        measured.append({"teacher": name, "texts": count, "tokens": tokens, **row})
+        measured[-1]["met"] = row["seconds_ratio"] <= SLOWEST_ENCODING
+    return measured
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+def markdown(result: Result) -> str:
+    """The tables."""
+    lines = [
+        "# What a teacher costs",
+        "",
+        "Training, tokens a second beside a bare PEFT loop: the goal is at least 0.85 of it.",
+        "",
+        "| stage | texts | tokens | bare loop, tokens/s | Foresay, tokens/s | Foresay / bare (range) | goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["training"]:
+        low, high = (1 / value for value in reversed(row["seconds_ratio_range"]))
+        speeds = (row["tokens"] / row["bare"], row["tokens"] / row["ours"])
+        cells = [row["stage"], str(row["texts"]), str(row["tokens"]), *(f"{speed:.0f}" for speed in speeds)]
+        cells += [f"**{row['throughput']:.2f}** ({low:.2f}–{high:.2f})", "met" if row["met"] else "**missed**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Encoding, seconds beside the causal model's, both pooled by the mean: the goal is at most 1.10 of them.",
+        "",
+        "| teacher | texts | tokens | causal model, s | teacher, s | teacher / causal (range) | goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["encoding"]:
+        low, high = row["seconds_ratio_range"]
+        cells = [row["teacher"], str(row["texts"]), str(row["tokens"]), f"{row['bare']:.2f}", f"{row['ours']:.2f}"]
+        cells += [f"**{row['seconds_ratio']:.2f}** ({low:.2f}–{high:.2f})", "met" if row["met"] else "**missed**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    size = result["size"]
+    listed = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    lines += [
+        "",
+        f"* Hardware: {result['hardware']}. {listed}.",
+        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK} on "
+        "every linear layer, float32.",
+        f"* Lengths are log-uniform: {_span(size['mntp'][1])} tokens in stage 1, {_span(size['simcse'][1])} in stage 2, "
+        f"{_span(size['encode'][1])} in encoding.",
+        "* The bare loop pads a batch to its longest row; Foresay cuts it into passes of similar length. Before timing,",
+        "  without dropout, the losses were (Foresay, bare): "
+        + "; ".join(f"{row['stage']} {row['losses'][0]:.4f}, {row['losses'][1]:.4f}" for row in result["training"])
+        + ".",
+        "* Seconds are of the processor; median of the rounds, the sides in turn. An adapter beside the weights, which it",
+        "  shares with the causal backbone, costs its own products; where memory allows a second copy, it is merged.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _span(bounds: Sequence[int]) -> str:
+    return f"{bounds[0]}–{bounds[1]}"
+
+
+@click.command(help=__doc__)
+@click.option("--size", "size_name", type=click.Choice(sorted(SIZES)), default="full", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+def main(size_name: str, output: Path) -> None:
+    """Measures and writes."""
+    size = SIZES[size_name]
+    backbone = size.shape.backbone()
+    result = {
+        "hardware": hardware(),
+        "versions": versions(),
+        "size": asdict(size),
+        "parameters": size.shape.parameters,
+        "encoding": measure_encoding(size, backbone),
+        "training": measure_training(size, backbone),
+    }
+    write("teacher_speed", result, markdown(result), output)
+    click.echo(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
