@@ -187,7 +187,7 @@ class TrainConfig(ShapeConfig):
     batch_size: Annotated[int, "Queries a step."] = 32
     learning_rate: Annotated[float, "Peak learning rate of AdamW."] = 3e-4
     lora_rank: Annotated[
-        int, "Rank of a LoRA adapter that reads the texts too, the paper's ablation; several times slower. 0: none."
+        int, "Rank of a LoRA adapter that reads the texts too, the paper's ablation: slower, larger. 0: none."
     ] = 0
     token_learning_rate: Annotated[float, "Peak learning rate of the special tokens; 0 means that of the maps."] = 0.0
     warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
