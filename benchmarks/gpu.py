@@ -325,21 +325,22 @@ def markdown(result: Result) -> str:
             for row in result["claims"]
         ),
         "",
-        "| shape | task | lengths | tokens | seconds (range) | tokens a second | utilisation | peak, GB | estimate, GB |",
+        "| shape | task | lengths | tokens | seconds (range) | tokens/s | utilisation | peak, GB | estimate, GB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, measured in result["measured"].items():
         for row in measured:
             low, high = row["seconds_range"]
             estimate = f"{row['estimated_bytes'] / 1e9:.1f}" if row["estimated_bytes"] else ""
-            lines.append(
-                f"| {name} | {row['task']} | {row['load']} | {row['tokens']} | {row['seconds']:.3f} ({low:.3f}–{high:.3f})"
-                f" | {row['tokens_per_second']:.0f} | {row['utilisation']:.0%} | {row['peak_bytes'] / 1e9:.1f} | {estimate} |"
-            )
+            cells = [name, row["task"], row["load"], str(row["tokens"]), f"{row['seconds']:.3f} ({low:.3f}–{high:.3f})"]
+            cells += [f"{row['tokens_per_second']:.0f}", f"{row['utilisation']:.0%}"]
+            cells += [f"{row['peak_bytes'] / 1e9:.1f}", estimate]
+            lines.append(f"| {' | '.join(cells)} |")
     listed = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines += [
         "",
-        f"* Hardware: {result['hardware']}; {result['rate'] / 1e12:.3g} TFLOP/s in one product of bf16 matrices. {listed}.",
+        f"* Hardware: {result['hardware']}; {result['rate'] / 1e12:.3g} TFLOP/s in one product of bf16 matrices.",
+        f"  {listed}.",
         "* Random weights in bf16. A step is both losses, their gradient and AdamW; targets are given. Utilisation",
         "  counts the operations that real tokens need, once, under a causal mask.",
         "* Counted by PyTorch on a tiny model, as a share of the formulas: "

@@ -183,13 +183,13 @@ def markdown(result: Result) -> str:
     lines += [
         "",
         f"* Hardware: {result['hardware']}. {listed}.",
-        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16. Batches and lists hold "
-        "rows of mixed lengths, log-uniform between",
-        f"  {_span(QUERY)} tokens for queries, {_span(RESPONSE)} for responses, {_span(TEXT)} for texts; the texts of the "
-        f"memory curve have {_span(SHORT)}.",
+        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16.",
+        "* Batches and lists hold rows of mixed lengths, log-uniform between",
+        f"  {_span(QUERY)} tokens for queries, {_span(RESPONSE)} for responses, {_span(TEXT)} for texts; the texts of",
+        f"  the memory curve have {_span(SHORT)}.",
         "* Attention grows with the square of a text's length; within 512 tokens it is a small part of the whole.",
-        "* Memory is the peak of the whole process, about 0.5 GB of which are the libraries. What grows in encoding are",
-        "  the texts and their vectors; a batch in training is cut into passes of at most 8,192 padded tokens.",
+        "* Memory is the peak of the whole process, about 0.5 GB of which are the libraries. What grows in encoding",
+        "  are the texts and their vectors; a batch in training is cut into passes of at most 8,192 padded tokens.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ take turns in one process. What a reader would get wrong: a share is ours / bare
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -100,7 +101,7 @@ def bare_simcse(model: nn.Module, of_rows: list[list[int]]) -> float:
     ids, mask = padded([*of_rows, *of_rows])
     states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
     mean = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-    one, other = functional.normalize(mean, dim=-1).split(len(of_rows))
+    one, other = functional.normalize(mean, dim=-1).chunk(2)
     loss = functional.cross_entropy(SCALE * one @ other.T, torch.arange(len(of_rows)))
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
@@ -148,16 +149,13 @@ def measure_training(size: Size, backbone: Backbone) -> list[Result]:
         of_rows = rows(lengths(count, bounds), shape.vocabulary)
         if stage == "stage 1":
             blanked, places = blank(of_rows, 2, np.random.default_rng(0))
-            works = (
-                lambda b=blanked, p=places: mntp_gradient(reader, b, p, limit),
-                lambda b=blanked, p=places: bare_mntp(bare, backbone.model.get_output_embeddings(), b, p),
-            )
+            head = backbone.model.get_output_embeddings()
+            work = partial(mntp_gradient, reader, blanked, places, limit)
+            bare_work = partial(bare_mntp, bare, head, blanked, places)
         else:
-            works = (
-                lambda r=of_rows: simcse_gradient(reader, r, 0, limit),
-                lambda r=of_rows: bare_simcse(bare, r),
-            )
-        ours, theirs = stepping(weights, works[0]), stepping(bare_weights, works[1])
+            work = partial(simcse_gradient, reader, of_rows, 0, limit)
+            bare_work = partial(bare_simcse, bare, of_rows)
+        ours, theirs = stepping(weights, work), stepping(bare_weights, bare_work)
         losses = (ours(), theirs())
         if stage == "stage 2":  # dropout cannot be alike on both sides, so the losses are compared without
             reader.set_attention_dropout(DROPOUT)
@@ -174,7 +172,7 @@ def set_dropout(model: nn.Module, share: float) -> None:
     """Attention dropout, where Qwen3 keeps it."""
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
-            module.attention_dropout = share
+            setattr(module, "attention_dropout", share)  # noqa: B010  # the type of a module's attributes is unknown
 
 
 def measure_encoding(size: Size, backbone: Backbone) -> list[Result]:
@@ -194,7 +192,7 @@ def measure_encoding(size: Size, backbone: Backbone) -> list[Result]:
         if merged:
             reader.merge()
         teacher: Teacher = LLM2VecTeacher(reader, name, config)
-        row = compare(lambda t=teacher: t.embed(said), lambda: causal.embed(said), size.rounds)
+        row = compare(partial(teacher.embed, said), partial(causal.embed, said), size.rounds)
         tokens = sum(map(len, of_rows))
         measured.append({"teacher": name, "texts": count, "tokens": tokens, **row})
         measured[-1]["met"] = row["seconds_ratio"] <= SLOWEST_ENCODING
@@ -237,16 +235,16 @@ def markdown(result: Result) -> str:
     lines += [
         "",
         f"* Hardware: {result['hardware']}. {listed}.",
-        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK} on "
-        "every linear layer, float32.",
-        f"* Lengths are log-uniform: {_span(size['mntp'][1])} tokens in stage 1, {_span(size['simcse'][1])} in stage 2, "
-        f"{_span(size['encode'][1])} in encoding.",
-        "* The bare loop pads a batch to its longest row; Foresay cuts it into passes of similar length. Before timing,",
-        "  without dropout, the losses were (Foresay, bare): "
+        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK}",
+        "  on every linear layer, float32.",
+        f"* Lengths are log-uniform: {_span(size['mntp'][1])} tokens in stage 1,",
+        f"  {_span(size['simcse'][1])} in stage 2, {_span(size['encode'][1])} in encoding.",
+        "* The bare loop pads a batch to its longest row; Foresay cuts it into passes of similar length. Before",
+        "  timing, without dropout, the losses were (Foresay, bare): "
         + "; ".join(f"{row['stage']} {row['losses'][0]:.4f}, {row['losses'][1]:.4f}" for row in result["training"])
         + ".",
-        "* Seconds are of the processor; median of the rounds, the sides in turn. An adapter beside the weights, which it",
-        "  shares with the causal backbone, costs its own products; where memory allows a second copy, it is merged.",
+        "* Seconds are of the processor; median of the rounds, the sides in turn. An adapter beside the weights, which",
+        "  it shares with the causal backbone, costs its own products; where memory allows another copy, it is merged.",
     ]
     return "\n".join(lines) + "\n"
 

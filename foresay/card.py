@@ -95,7 +95,8 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         "shorter embeddings": ", ".join(map(str, config["dims"])) or "none",
         "documents are embedded by": (config["documents"] or {"name": "the checkpoint"})["name"],
         "longest input": f"{config['max_tokens']} tokens",
-        **{f"prompt for a {kind}": f"`{prompt}`" if prompt else "none" for kind, prompt in config["prompts"].items()},
+        **{f"prompt for a {kind}": _quoted(config["prompts"][kind]) for kind in ("query", "document")},
+        "prompts for tasks of mteb": len(config["prompts"]) - 2,
         **{f"made from: {key}": value for key, value in training.get("pairs", {}).items()},
         **{f"training: {key}": value for key, value in training.get("config", {}).items() if key not in _SAID},
         **{f"made with: {key}": value for key, value in config["environment"].items()},
@@ -120,6 +121,10 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         figures=_figures(training.get("step"), figures) if figures else "",
     )
     (folder / "README.md").write_text(text)
+
+
+def _quoted(prompt: str) -> str:
+    return f"`{prompt}`" if prompt else "none"
 
 
 def _figures(step: int | None, figures: dict[str, float]) -> str:

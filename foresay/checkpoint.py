@@ -91,7 +91,7 @@ def save(
     elif plain or with_backbone:
         prompts = encoder.prompts
         if encoder.document_teacher:
-            prompts = {name: text for name, text in prompts.items() if name != "document"}
+            prompts = {name: text for name, text in prompts.items() if not name.endswith("document")}
         bundled = write_plain(draft, model, prompts=prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone)
     if extra:
         extra(draft)

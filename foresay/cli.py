@@ -441,6 +441,14 @@ def convert(published: str, output: Path, backbone: str | None, device: str) -> 
     help="Who embeds documents. Embeddings live in the teacher's space, so an index that the teacher made can be "
     "searched as it is.",
 )
+@click.option(
+    "--prompts",
+    type=click.Choice(["task", "checkpoint"]),
+    default="task",
+    show_default=True,
+    help="What stands before a text: what its task asks for; or always the checkpoint's own prompts, as encode_query "
+    "and encode_document have them.",
+)
 @click.option("--also", multiple=True, metavar="CHECKPOINT", help="Another seed of the same method; repeatable.")
 @click.option("--teacher", help="Where the teacher is, if it is not where the checkpoint says.")
 @click.option("--responses", type=click.Path(path_type=Path), help="File of responses, for --against response.")

@@ -23,12 +23,14 @@ from .checkpoint import find, save
 from .encoder import Encoder
 from .errors import CheckpointError
 from .model import Model
+from .prompts import EVALUATION
 
 PROMPTS = {
+    **EVALUATION,
     "query": "Generate a passage that best answers this question: ",
     "document": "Summarize the following passage: ",
 }
-"""The prompts of the paper's retrieval evaluation; the format itself stores none."""
+"""The two last are those of the paper's retrieval evaluation; the format itself stores none."""
 
 
 def convert(path: str | Path, output: Path, *, backbone: str | Backbone | None = None, device: str = "auto") -> Encoder:

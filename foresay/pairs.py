@@ -22,6 +22,7 @@ from .encoder import DocumentTeacher, Encoder
 from .errors import InputError
 from .matryoshka import principal_axes
 from .model import Model
+from .prompts import EVALUATION
 from .teach import Targets
 
 
@@ -100,7 +101,7 @@ def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
         document_teacher = DocumentTeacher(*(pairs.origin[name] for name in ("teacher", "revision", "max_tokens")))
     return Encoder(
         model,
-        prompts={"query": config.query_prompt, "document": config.document_prompt},
+        prompts={**EVALUATION, "query": config.query_prompt, "document": config.document_prompt},
         max_tokens=config.max_query_tokens,
         dims=config.dims,
         document_teacher=document_teacher,

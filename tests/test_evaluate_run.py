@@ -31,12 +31,12 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError
 from foresay.evaluate import embedder as embedding
 from foresay.evaluate import load_scores, save_scores
-from foresay.evaluate.prompts import EVALUATION
 from foresay.evaluate.run import evaluate
 from foresay.evaluate.scores import Score
 from foresay.evaluate.suites import suite
 from foresay.evaluate.tasks import folder_task
 from foresay.model import Model
+from foresay.prompts import EVALUATION
 from foresay.teach import SelfTeacher
 
 from .folder_tasks import KINDS, Letters, rows, write
@@ -255,6 +255,10 @@ def test_prompts_by_role(encoder: Encoder, tmp_path: Path) -> None:
     alike = folder_task(write(tmp_path / "alike", "sts", {"prompt": "Like: "})).metadata
     assert wrapped.prompt(alike, None) == "Like: "
     assert embedding.Embedder("letters", Letters()).prompt(arguana, role.query) == ""
+    served = embedding.Embedder("foresay", encoder, task_prompts=False)
+    for metadata in (arguana, own, sts):
+        assert (served.prompt(metadata, role.query), served.prompt(metadata, role.document)) == ("Q: ", "D: ")
+    assert served.prompt(sts, None) == served.prompt(alike, None) == ""
 
 
 def test_documents_by_the_teacher(encoder: Encoder, backbone: Get, tmp_path: Path) -> None:
@@ -295,13 +299,15 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
     write(tmp_path / "tasks" / "retrieval", "retrieval")
     output = str(tmp_path / "out")
     words = ["evaluate", str(tmp_path / "a"), str(tmp_path / "tasks"), "--also", str(tmp_path / "b"), "-o", output]
-    words += ["--against", "mean", "--against", "bm25", "--device", "cpu"]
+    words += ["--against", "mean", "--against", "bm25", "--prompts", "checkpoint", "--device", "cpu"]
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "nDCG@10" in done.output
     assert "mean of 2 checkpoints" in (tmp_path / "out" / "results.md").read_text()
     names = {score.embedder for score in load_scores(tmp_path / "out")}
     assert names == {"foresay 1", "foresay 2", "mean", "bm25"}
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert set(about["embedders"]["foresay 1"]["prompts"]) == {"query", "document"}
     wrong = CliRunner().invoke(main, ["evaluate", str(tmp_path / "a"), "nowhere", "-o", output])
     assert wrong.exit_code == 1
     assert "error: 'nowhere' is no suite" in wrong.output

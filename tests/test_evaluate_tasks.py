@@ -17,9 +17,9 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.evaluate import Task, ndcg, safety
 from foresay.evaluate.embedder import Embedder, Search
-from foresay.evaluate.prompts import EVALUATION
 from foresay.evaluate.suites import LITE, SUITES, advbench, suite
 from foresay.evaluate.tasks import SafetyRetrieval, folder_task, limit
+from foresay.prompts import EVALUATION
 
 from .conftest import SHARED
 from .folder_tasks import KINDS, Letters, rows, write

@@ -7,7 +7,7 @@ works without the extra `evaluate`.
     suites.py ─▶ tasks.py      what is measured: names and folders become mteb tasks
     embedder.py                who is measured: any encoder becomes an mteb model, its vectors kept on disk
     run.py ─▶ scores.py        the measuring, scored by mteb's own code
-    prompts.py  manifest.py    what stands before each text; what a result depends on
+    manifest.py                what a result depends on
     quick.py                   a few small functions that need no mteb
 """
 

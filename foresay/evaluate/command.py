@@ -35,6 +35,7 @@ def compare_checkpoints(
     *,
     against: Sequence[str] = (),
     documents: str = "checkpoint",
+    prompts: str = "task",
     teacher: str | None = None,
     responses: Path | None = None,
     max_new_tokens: int = 500,
@@ -52,6 +53,7 @@ def compare_checkpoints(
         output: folder of the evaluation; one that is there is continued.
         against: baselines as `load_baseline` takes them.
         documents: `teacher` to have them embedded by the teacher; `checkpoint` for what the checkpoint says.
+        prompts: `task` for those of a task, where it has some; `checkpoint` for the checkpoint's own alone.
         teacher: where the teacher is, if it is not where the checkpoint says.
         responses: file of responses, for the baseline of that name.
         max_new_tokens: longest response that `hyde` writes.
@@ -86,7 +88,9 @@ def compare_checkpoints(
             device=device,
         )
         embedders[made.name], methods[made.name] = made, [made.name]
-    scores = evaluate(embedders, tasks, output, seed=seed, limit=limit, progress=progress)
+    scores = evaluate(
+        embedders, tasks, output, seed=seed, limit=limit, task_prompts=prompts == "task", progress=progress
+    )
     report = Report.of(Comparison(scores, methods, seed=seed), OURS)
     report.write(output, shlex.join(["foresay", *sys.argv[1:]]))
     return report

@@ -20,7 +20,7 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
 from ..encoder import Array, Encoder
-from .prompts import EVALUATION
+from ..prompts import EVALUATION
 from .store import Store, key
 from .tasks import FolderMetadata
 
@@ -72,23 +72,25 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
         embedder: who embeds.
         fingerprint: None means that vectors are not kept.
         prompts: of a checkpoint, by mteb's names; its own precede ours. None for any other embedder.
+        task_prompts: whether tasks may have prompts; if not, the checkpoint's own are all, as in service.
         cut: of the texts seen since `start`, those that were too long, by role.
         seconds: spent on embedding queries since `start`.
         embedded: queries they were spent on.
     """
 
-    def __init__(self, name: str, embedder: Embeds, vectors: Path | None = None) -> None:
+    def __init__(self, name: str, embedder: Embeds, vectors: Path | None = None, *, task_prompts: bool = True) -> None:
         """Wraps an embedder.
 
         Args:
             name: row of the table.
             embedder: a checkpoint's `Encoder`, or anything that embeds.
             vectors: folder to keep vectors in.
+            task_prompts: whether tasks may have prompts of their own.
         """
-        self.name, self.embedder = name, embedder
+        self.name, self.embedder, self.task_prompts = name, embedder, task_prompts
         self.fingerprint = fingerprint(embedder)
         self.store = Store(vectors / f"{self.fingerprint}.sqlite") if vectors and self.fingerprint else None
-        self.prompts = {**EVALUATION, **embedder.prompts} if isinstance(embedder, Encoder) else None
+        self.prompts = self._prompts()
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
                 "name": f"foresay/{name}",
@@ -123,11 +125,19 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
         texts = [text for batch in inputs for text in batch["text"]]
         return self.embed(texts, prompt_type and prompt_type.value, self.prompt(task_metadata, prompt_type))
 
+    def _prompts(self) -> dict[str, str] | None:
+        if not isinstance(self.embedder, Encoder):
+            return None
+        own = self.embedder.prompts
+        if self.task_prompts:
+            return {**EVALUATION, **own}
+        return {role: own[role] for role in ("query", "document") if role in own}
+
     def prompt(self, metadata: Any, role: PromptType | None) -> str:  # noqa: ANN401
         """What stands before a text: what a folder of one's own says, else what the checkpoint says for the task."""
         if self.prompts is None:
             return ""
-        if isinstance(metadata, FolderMetadata) and metadata.prompt is not None:
+        if self.task_prompts and isinstance(metadata, FolderMetadata) and metadata.prompt is not None:
             own = (
                 metadata.prompt if role is None or isinstance(metadata.prompt, str) else metadata.prompt.get(role.value)
             )

@@ -95,6 +95,7 @@ def _embedder(model: Any) -> Manifest:  # noqa: ANN401
                 "device": str(backbone.device.type),
             },
             "max_tokens": encoder.max_tokens,
+            "task_prompts": model.task_prompts,
             "prompts": model.prompts,
         }
         teacher = encoder.document_teacher

@@ -46,6 +46,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     vectors: Path | None = None,
+    task_prompts: bool = True,
     progress: Progress = _silent,
 ) -> list[Score]:
     """Measures embedders on tasks; goes on where an earlier run into the same folder stopped.
@@ -58,6 +59,7 @@ def evaluate(
         seed: noted in the manifest; mteb's tasks keep their own, so that figures can be compared with others'.
         limit: measure on about so many queries of each task: for a first look.
         vectors: folder to keep embeddings in, to share between runs; in `output` without it.
+        task_prompts: whether tasks may have prompts; if not, a checkpoint's own for queries and documents are all.
         progress: told of tasks done, all tasks, and what is next.
 
     Returns:
@@ -68,7 +70,8 @@ def evaluate(
             loaded.
     """
     output = Path(output)
-    models = {name: _model(name, embedder, vectors or output / "vectors") for name, embedder in embedders.items()}
+    kept = vectors or output / "vectors"
+    models = {name: _model(name, embedder, kept, task_prompts) for name, embedder in embedders.items()}
     about = manifest.describe(models, tasks, seed, limit)
     place = output / "manifest.json"
     if place.exists():
@@ -146,10 +149,10 @@ class _Rows:
             keep_few(task, self.limit)
 
 
-def _model(name: str, embedder: Embeds | SearchProtocol, vectors: Path) -> Any:  # noqa: ANN401
+def _model(name: str, embedder: Embeds | SearchProtocol, vectors: Path, task_prompts: bool) -> Any:  # noqa: ANN401
     if isinstance(embedder, SearchProtocol) and not isinstance(embedder, EncoderProtocol):
         return embedder
-    return Embedder(name, embedder, vectors)
+    return Embedder(name, embedder, vectors, task_prompts=task_prompts)
 
 
 def _file_name(name: str) -> str:
