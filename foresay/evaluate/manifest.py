@@ -7,7 +7,6 @@ name* for something else; another machine, version or seed is only said aloud.
 """
 
 import logging
-import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -16,12 +15,12 @@ import torch
 from mteb.abstasks import AbsTask
 
 from ..encoder import Encoder
+from ..environment import environment
 from ..errors import DataError
 from ..journal import differences
 from .embedder import Embedder
 
 logger = logging.getLogger(__name__)
-_PACKAGES = ("foresay", "torch", "transformers", "sentence-transformers", "mteb", "numpy", "scikit-learn")
 Manifest = dict[str, Any]
 
 
@@ -38,13 +37,10 @@ def describe(models: Mapping[str, Any], tasks: Iterable[AbsTask], seed: int, lim
         "embedders": {name: _embedder(model) for name, model in models.items()},
         "tasks": {task.metadata.name: _task(task, limit) for task in tasks},
         "seed": seed,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "system": platform.platform(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "threads": torch.get_num_threads(),
+        "environment": {
+            **environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            **{name: version(name) for name in ("mteb", "scikit-learn")},
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
 
 
@@ -61,7 +57,7 @@ def merge(found: Manifest, fresh: Manifest) -> Manifest:
                     f"the {part[:-1]} {name} is not the one that was measured here: {changed}; use another -o, "
                     "or delete the folder"
                 )
-    for part in ("seed", "machine", "versions"):
+    for part in ("seed", "environment"):
         if changed := _changes({part: found[part]}, {part: fresh[part]}):
             logger.warning("not as when this folder was begun: %s", changed)
     joined = {part: found[part] | fresh[part] for part in ("embedders", "tasks")}
