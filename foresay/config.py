@@ -138,7 +138,9 @@ class ShapeConfig(Options):
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
-    readout: Annotated[Readout, "Layers that the embedding reads: the last, as published, or all of them."] = "last"
+    readout: Annotated[
+        Readout, "Layers that the embedding reads: the last, as published, or all, which finds more and needs foresay."
+    ] = "last"
     dims: Annotated[
         tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
     ] = ()

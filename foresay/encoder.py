@@ -181,8 +181,7 @@ class Encoder:
         """
         if self.document_teacher is None:
             return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
-        self._teacher = self._teacher or self._load_teacher(self.document_teacher)
-        vectors = self._teacher.embed(check_texts(texts))
+        vectors = self.load_document_teacher().embed(check_texts(texts))
         rotation = self.model.rotation
         if rotation is not None:
             vectors = vectors @ rotation.cpu().numpy()
@@ -207,10 +206,20 @@ class Encoder:
         other._teacher = teacher
         return other
 
-    def _load_teacher(self, wanted: DocumentTeacher) -> "Teacher":
+    def load_document_teacher(self) -> "Teacher":
+        """The teacher that embeds documents, loaded once.
+
+        Raises:
+            InputError: if the checkpoint embeds documents itself.
+            CheckpointError: if another teacher is there by that name now.
+        """
         from .teach import load_teacher  # brings in what only a teacher needs
 
-        backbone = self.model.backbone
+        if self._teacher is not None:
+            return self._teacher
+        wanted, backbone = self.document_teacher, self.model.backbone
+        if wanted is None:
+            raise InputError("this checkpoint embeds documents itself; with_document_teacher makes a teacher do it")
         config = TeachConfig(max_tokens=wanted.max_tokens)
         teacher = load_teacher(wanted.name, backbone, str(backbone.device), config)
         if teacher.revision != wanted.revision:
@@ -218,6 +227,7 @@ class Encoder:
                 f"{wanted.name} is there as {teacher.revision}, the targets of this checkpoint are of "
                 f"{wanted.revision}; put that one in its place"
             )
+        self._teacher = teacher
         return teacher
 
     def _finish(self, vectors: Array, truncate_dim: int | None, normalize: bool) -> Array:

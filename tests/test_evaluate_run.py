@@ -31,6 +31,7 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError
 from foresay.evaluate import embedder as embedding
 from foresay.evaluate import load_scores, save_scores
+from foresay.evaluate.baselines import TeacherEmbedder
 from foresay.evaluate.run import evaluate
 from foresay.evaluate.scores import Score
 from foresay.evaluate.suites import suite
@@ -261,7 +262,9 @@ def test_prompts_by_role(encoder: Encoder, tmp_path: Path) -> None:
     assert served.prompt(sts, None) == served.prompt(alike, None) == ""
 
 
-def test_documents_by_the_teacher(encoder: Encoder, backbone: Get, tmp_path: Path) -> None:
+def test_documents_by_the_teacher(
+    encoder: Encoder, backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its vectors of the bare texts; another fingerprint, since another index."""
     teacher = SelfTeacher(backbone("qwen3"))
     model = Model(backbone("qwen3"), thought=0, compression=2, dim=teacher.dim, seed=1)
@@ -272,6 +275,20 @@ def test_documents_by_the_teacher(encoder: Encoder, backbone: Get, tmp_path: Pat
     np.testing.assert_array_equal(taught.embed(["a fox"], "query", "Q: "), plain.embed(["a fox"], "query", "Q: "))
     assert taught.fingerprint != plain.fingerprint
     assert taught.cut == {"document": 0, "query": 0}
+    asked: list[str] = []
+    embed = teacher.embed
+
+    def watched(texts: Sequence[str]) -> NDArray[np.float32]:
+        asked.extend(texts)
+        return embed(texts)
+
+    monkeypatch.setattr(teacher, "embed", watched)
+    other = Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=teacher.dim, seed=2))
+    for name, one in (("seed", other.with_document_teacher(teacher)), ("teacher", TeacherEmbedder(teacher))):
+        np.testing.assert_array_equal(
+            embedding.Embedder(name, one, tmp_path).embed(["a fox", "rain"], "document", ""), embed(["a fox", "rain"])
+        )
+    assert not asked  # embedded once, for the checkpoint, its other seed and the teacher itself
 
 
 def test_cut_texts_are_counted(encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

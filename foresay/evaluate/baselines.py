@@ -66,12 +66,16 @@ class Embedder(Protocol):
 
 
 class TeacherEmbedder:
-    """A teacher on the bare text, queries and documents alike; also the mean-pooled backbone."""
+    """A teacher on the bare text, queries and documents alike; also the mean-pooled backbone.
+
+    Attributes:
+        document_fingerprint: of the teacher alone, which is all that documents depend on.
+    """
 
     def __init__(self, teacher: Teacher, name: str = "teacher") -> None:
         """Uses a teacher that is loaded already."""
         self.teacher, self.name, self.dim = teacher, name, teacher.dim
-        self.fingerprint = teacher_fingerprint(teacher)
+        self.fingerprint = self.document_fingerprint = teacher_fingerprint(teacher)
 
     def encode_query(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim)."""

@@ -23,6 +23,7 @@ from ..encoder import Array, Encoder
 from ..prompts import EVALUATION
 from .store import Store, key
 from .tasks import FolderMetadata
+from .teachers import digest, teacher_fingerprint
 
 _BLOCK = 1024
 """Texts embedded between two writes: what a kill costs at most."""
@@ -35,7 +36,8 @@ class Embeds(Protocol):
     """What can be evaluated.
 
     May also have `encode` for texts that are neither query nor document (else they are embedded as queries), a
-    `fingerprint`, without which its vectors are not kept, and `seconds_per_query`, where it knows better than a clock.
+    `fingerprint`, without which its vectors are not kept, a `document_fingerprint`, where others embed documents just
+    so, and `seconds_per_query`, where it knows better than a clock.
     """
 
     def encode_query(self, texts: Sequence[str], /) -> Array:
@@ -64,6 +66,19 @@ def fingerprint(embedder: object) -> str | None:
     return state.hexdigest()
 
 
+def _document_fingerprint(embedder: object) -> str | None:
+    """Of who embeds the documents: a teacher that does it for many embeds them once for all."""
+    if not isinstance(embedder, Encoder) or embedder.document_teacher is None:
+        given = getattr(embedder, "document_fingerprint", None)
+        return fingerprint(embedder) if given is None else str(given)
+    teacher, rotation = teacher_fingerprint(embedder.load_document_teacher()), embedder.model.rotation
+    return teacher if rotation is None else digest(teacher, rotation.cpu().numpy().tobytes().hex())
+
+
+def _store(folder: Path | None, name: str | None) -> Store | None:
+    return Store(folder / f"{name}.sqlite") if folder and name else None
+
+
 class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked here
     """An embedder between mteb and its vectors on disk.
 
@@ -89,7 +104,8 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
         """
         self.name, self.embedder, self.task_prompts = name, embedder, task_prompts
         self.fingerprint = fingerprint(embedder)
-        self.store = Store(vectors / f"{self.fingerprint}.sqlite") if vectors and self.fingerprint else None
+        self.store = _store(vectors, self.fingerprint)
+        self.document_store = _store(vectors, _document_fingerprint(embedder))
         self.prompts = self._prompts()
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
@@ -148,19 +164,22 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
 
     def embed(self, texts: Sequence[str], role: str | None, prompt: str = "") -> Array:
         """Embeddings (texts, dim), from the disk where they are there; `role` is query, document or None."""
-        if self.store is None:
+        store = self.document_store if role == "document" else self.store
+        if store is None:
             vectors, cut = self._embed(texts, role, prompt)
             self._count(role, sum(cut))
             return vectors
+        if self._by_teacher(role):
+            prompt = ""  # it reads the bare text
         keys = [key(role or "", prompt, text) for text in texts]
-        missing = self.store.missing(keys)
+        missing = store.missing(keys)
         todo = {name: text for name, text in zip(keys, texts, strict=True) if name in missing}
         order = sorted(todo, key=lambda name: len(todo[name]), reverse=True)  # blocks of like length pad little
         for start in range(0, len(order), _BLOCK):
             block = order[start : start + _BLOCK]
             vectors, cut = self._embed([todo[name] for name in block], role, prompt)
-            self.store.add(block, vectors, cut)
-        vectors, cuts = self.store.read(keys)
+            store.add(block, vectors, cut)
+        vectors, cuts = store.read(keys)
         self._count(role, cuts)
         return vectors
 
