@@ -35,8 +35,10 @@ def tracking(name: str, folder: Path, options: Mapping[str, Any]) -> Iterator[Tr
     if name == "none":
         yield lambda step, figures: None
         return
+    from accelerate import PartialState
     from accelerate import tracking as library
 
+    PartialState()  # accelerate's trackers ask it which process they are in, and fail where nobody has made it
     kind = library.LOGGER_TYPE_TO_CLASS[name]
     tracker = kind(PROJECT, folder) if kind.requires_logging_directory else kind(PROJECT)
     try:
