@@ -150,13 +150,14 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def show(self, console: Console) -> None:
-        """Prints the tables."""
+        """Prints the tables, without what the raw dot product finds: results.md has that too."""
+        lines = [line for line in self.lines if not line.metric.startswith("dot_")]
         left: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
         table = Table(title="Scores", caption=self.footnote(), **left)
         table.add_column("")
         for name in ("items", *self.methods):
             table.add_column(name, justify="right", style="bold" if name == self.ours else None)
-        for before, line in zip([None, *self.lines], self.lines, strict=False):
+        for before, line in zip([None, *lines], lines, strict=False):
             if before and before.tasks == 1 and line.tasks > 1:
                 table.add_section()
             table.add_row(*self._score_cells(line, _short))
@@ -167,7 +168,7 @@ class Report:
         differences.add_column("")
         for method in self.baselines:
             differences.add_column(f"against {method}", justify="right")
-        for line in self.lines:
+        for line in lines:
             cells = self._difference_cells(line, "[bold]")
             differences.add_row(line.title, *(cell.replace(", ", "\n") for cell in cells))  # narrow: per cent below
         console.print(differences)
