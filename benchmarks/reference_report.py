@@ -66,8 +66,8 @@ def _notes(result: Result) -> list[str]:
         "of the teacher that computes our targets before training is not counted.",
         "* Seconds are of the processor, on one thread. Those of decoding are a text's: the reference decodes texts "
         "one after another and without a key/value cache, so one text is timed on it.",
-        f"* {rounds}, the sides in turn, each run in a process of its own behind a warm-up. Memory is the peak of "
-        "that process, libraries included.",
+        f"* {rounds}, of the second and third row one, the sides in turn, each run in a process of its own behind a "
+        "warm-up. Memory is the peak of that process, libraries included.",
     ]
 
 

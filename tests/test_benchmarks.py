@@ -83,7 +83,7 @@ def measured(seconds: float, peak: float) -> dict[str, float]:
 def test_ratios_are_of_rounds() -> None:
     """The median of the rounds' ratios, not the ratio of medians; a claim is judged by it."""
     pairs = [(measured(10, 8), measured(1, 2)), (measured(30, 8), measured(1.5, 4)), (measured(12, 8), measured(2, 4))]
-    row = driver.summarise(driver.Measure("name", "Title", (), ()), pairs)
+    row = driver.summarise(driver.Measure("name", "Title", (), (), len(pairs)), pairs)
     assert row["ratio"] == {"seconds": 10, "wall_seconds": 10, "peak_bytes": 2}
     assert row["ratio_range"]["seconds"] == [6, 20]
     assert (row["reference"]["seconds"], row["foresay"]["seconds"]) == (12, 1.5)
