@@ -17,7 +17,7 @@ def markdown(result: Result) -> str:
         "",
         "![Ratios of the claims](against_reference.png)",
         "",
-        "Ratios are reference / Foresay: above 1, Foresay is better.",
+        "Ratios are reference / Foresay: above 1, Foresay is better. The goals are for what each side ships.",
         "",
         "| claim | ratio (range of the rounds) | goal |",
         "|---|---|---|",
@@ -93,7 +93,7 @@ def draw(result: Result, path: Path) -> None:
         axes.text(high * 1.06, place, f"{claim['ratio']:.1f} ×", va="center", fontweight="bold")
     axes.plot([], [], color="#d1495b", linewidth=2.5, label="goal")
     axes.set_xscale("log")
-    axes.set_xlim(min(1, *(claim["range"][0] for claim in claims)), 1.5 * max(claim["range"][1] for claim in claims))
+    axes.set_xlim(min(1, *(claim["range"][0] for claim in claims)), 1.7 * max(claim["range"][1] for claim in claims))
     ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200) if tick < axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
     axes.minorticks_off()
