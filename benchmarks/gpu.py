@@ -1,35 +1,32 @@
 """How much of a GPU training and encoding use: Qwen3 shapes of 0.6 to 8 B parameters, random weights, bf16.
 
     python benchmarks/gpu.py            # on a machine with a GPU: measures and writes results/gpu.{json,md}
-    python benchmarks/gpu.py --dry      # anywhere: checks the arithmetic on a tiny model, prints what to expect
+    python benchmarks/gpu.py --dry      # anywhere: checks the arithmetic, writes what to expect: results/gpu_dry.md
 
 Utilisation is the floating-point operations that the method needs, divided by the seconds and by what the same device
 does in one large product of matrices. What a reader would get wrong: operations are counted for real tokens under a
 causal mask, and once. Padding, the masked half of the attention and what is computed twice count as waste.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import click
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from foresay.config import TrainConfig
-from foresay.model import LOGITS_AT_ONCE, Model
+from gpu_arithmetic import BUDGET, check, encode_flops, micro_batch, step_flops, training_bytes
+from timing import Result, hardware, timed
 from workbench import (
     RESULTS,
     SPECIAL_TOKENS,
     TINY,
-    IdEncoder,
-    Result,
     Shape,
-    hardware,
+    encoding,
     lengths,
     rows,
-    timed,
     training,
     versions,
     write,
@@ -41,9 +38,6 @@ SHAPES = {
     "Qwen3-4B": Shape(2560, 9728, 36, 32, 8, 128, 151936),
     "Qwen3-8B": Shape(4096, 12288, 36, 32, 8, 128, 151936, tied=False),
 }
-MICRO_BATCHES = (8192, 4096, 2048, 1024, 512)
-BUDGET = 40e9
-"""Bytes that training may take; the 8 B shape has to fit."""
 TRAINING_GOAL, ENCODING_GOAL = 0.45, 0.55
 
 
@@ -77,153 +71,6 @@ LOADS = (
 )
 TINY_LOADS = (Load("all at the limit", (24, 24), (20, 20), 4, 8), Load("mixed lengths", (4, 24), (6, 40), 4, 8))
 
-# -- floating-point operations -----------------------------------------------------------------------------
-
-Pairs = Callable[[int, int], float]
-
-
-def causal(new: int, before: int) -> float:
-    """Pairs of a new token and one it sees: all `before` it, and the new ones up to itself."""
-    return new * before + new * (new + 1) / 2
-
-
-def square(new: int, before: int) -> float:
-    """The same without a causal mask: what attention computes that does not skip the masked half."""
-    return new * (before + new)
-
-
-def step_flops(shape: Shape, queries: list[int], responses: list[int], pairs: Pairs = causal) -> float:
-    """Operations of one training step; weights are frozen, so a backward pass through them costs one forward pass.
-
-    Args:
-        shape: of the backbone.
-        queries: tokens of each, without special tokens.
-        responses: tokens of each, end token included.
-        pairs: how attention is counted.
-    """
-    weights, attention = _per_token(shape)
-    total, tokens = 0.0, SPECIAL_TOKENS
-    for query in queries:
-        total += weights * query + attention * pairs(query, 0)  # forward only
-        total += 2 * weights * tokens + 3 * attention * pairs(tokens, query)
-        total += 6 * tokens * 2 * shape.hidden**2  # both maps: forward, gradient of input and of weights
-    for response in responses:
-        inputs = tokens + response - 1
-        total += 2 * weights * inputs + 3 * attention * pairs(inputs, 0)
-        total += 4 * response * shape.hidden * shape.vocabulary
-    return total
-
-
-def encode_flops(shape: Shape, of_lengths: list[int], pairs: Pairs = causal) -> float:
-    """Operations of encoding texts of these lengths, special tokens not among them."""
-    weights, attention = _per_token(shape)
-    maps = 2 * shape.hidden**3 + 2 * shape.hidden**2 * len(of_lengths)
-    inputs = [length + SPECIAL_TOKENS for length in of_lengths]
-    return maps + sum(weights * length + attention * pairs(length, 0) for length in inputs)
-
-
-def _per_token(shape: Shape) -> tuple[float, float]:
-    """Forward operations of a token in the matrices, and of a pair of tokens in attention; all layers."""
-    return 2 * shape.layers * shape.layer_weights, 4 * shape.layers * shape.heads * shape.head_dim
-
-
-# -- memory ------------------------------------------------------------------------------------------------
-
-
-def saved_bytes(shape: Shape) -> int:
-    """What a token of the reconstruction leaves behind for the backward pass, in bytes; bf16.
-
-    A frozen matrix needs its input not again. The norms keep theirs in float32 (the library computes them in it);
-    attention keeps queries, keys, values and its output, the MLP three vectors.
-    """
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norms = 4 * (2 * shape.hidden + queries + keys)
-    attention = 2 * (2 * queries + 2 * keys) + 4 * shape.heads
-    return shape.layers * (norms + attention + 2 * 3 * shape.mlp) + 4 * shape.hidden
-
-
-def training_bytes(shape: Shape, micro_batch_tokens: int) -> float:
-    """Estimated peak of a training step on a GPU."""
-    weights = 2 * shape.parameters
-    trained = 16 * (SPECIAL_TOKENS * shape.hidden + 2 * shape.hidden * (shape.hidden + 1))  # gradient and two moments
-    cache = 4 * shape.kv_heads * shape.head_dim * shape.layers * micro_batch_tokens
-    passing = 2 * 4 * shape.mlp * micro_batch_tokens  # what a layer needs and does not keep
-    logits = 14 * LOGITS_AT_ONCE  # in bf16, float32, their logarithms, and the slope
-    return weights + trained + cache + passing + logits + saved_bytes(shape) * micro_batch_tokens
-
-
-def micro_batch(shape: Shape, budget: float = BUDGET) -> int:
-    """The most tokens in a pass that should fit.
-
-    Raises:
-        click.ClickException: if not even the fewest do.
-    """
-    for tokens in MICRO_BATCHES:
-        if training_bytes(shape, tokens) <= budget:
-            return tokens
-    raise click.ClickException(f"{shape.parameters / 1e9:.1f} B parameters do not train in {budget / 1e9:.0f} GB")
-
-
-# -- the check ---------------------------------------------------------------------------------------------
-
-
-def check() -> dict[str, float]:
-    """Counted by PyTorch on a tiny model, as a share of what is computed here: operations of both tasks, saved bytes.
-
-    Rows of one length, so that nothing is padding; attention in the plain form, of which every product is counted.
-    """
-    shape, queries, responses = TINY, [12] * 3, [9] * 3
-    model = shape.model(shape.backbone(dtype=torch.float32, attention="eager"))
-    step = training(model, rows(queries, shape.vocabulary), rows(responses, shape.vocabulary), TrainConfig())
-    encode = _encoding(model, rows(queries, shape.vocabulary))
-    shares = {
-        "training step": counted(step) / step_flops(shape, queries, responses, square),
-        "encoding": counted(encode) / encode_flops(shape, queries, square),
-    }
-    tokens = 64
-    shares["saved bytes"] = _saved(shape.model(), tokens) / (saved_bytes(shape) * tokens)
-    return shares
-
-
-def counted(work: Callable[[], object]) -> int:
-    """Operations that PyTorch counts."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
-    with counter:
-        work()
-    return counter.get_total_flops()
-
-
-class _Untracked:
-    """Stands for the counter's view of the modules, whose hooks fail on a gradient taken inside a forward pass."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None:
-        """Nothing to begin."""
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
-
-
-def _saved(model: Model, tokens: int) -> int:
-    """Bytes that a reconstruction of one row of so many tokens keeps for its backward pass."""
-    frozen = {weight.untyped_storage().data_ptr() for weight in model.backbone.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    prompt = torch.zeros(1, SPECIAL_TOKENS, model.backbone.hidden_size, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model.reconstruction_loss(prompt, rows([tokens - SPECIAL_TOKENS + 1], TINY.vocabulary))
-    del loss
-    return sum(kept.values())
-
-
 # -- measuring ---------------------------------------------------------------------------------------------
 
 
@@ -247,7 +94,7 @@ def measure(shape: Shape, loads: tuple[Load, ...], device: str, rate: float, rou
         texts = rows([length - SPECIAL_TOKENS for length in of_texts], shape.vocabulary)
         works: list[tuple[str, Callable[[], object], float, int]] = [
             ("training step", step, step_flops(shape, queries, responses), sum(queries) + sum(responses)),
-            ("encoding", _encoding(model, texts), encode_flops(shape, [len(row) for row in texts]), sum(of_texts)),
+            ("encoding", encoding(model, texts), encode_flops(shape, [len(row) for row in texts]), sum(of_texts)),
         ]
         for task, work, flops, count in works:
             work()
@@ -271,11 +118,6 @@ def measure(shape: Shape, loads: tuple[Load, ...], device: str, rate: float, rou
     return measured
 
 
-def _encoding(model: Model, texts: list[list[int]]) -> Callable[[], object]:
-    encoder = IdEncoder(model)
-    return lambda: encoder.encode(texts)  # type: ignore[arg-type]
-
-
 def judge(measured: dict[str, list[Result]]) -> list[Result]:
     """The claims, each by its worst case."""
     everything = [row for of_shape in measured.values() for row in of_shape]
@@ -294,23 +136,48 @@ def judge(measured: dict[str, list[Result]]) -> list[Result]:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def expected(shapes: dict[str, Shape], loads: tuple[Load, ...]) -> str:
+def expected(shares: dict[str, float]) -> str:
     """What the arithmetic says before anything is measured."""
     lines = [
-        "| shape | parameters, B | tokens in a pass | training step, estimated GB "
-        + "".join(f"| step, TFLOP, {load.name} | encoding {load.texts} texts, TFLOP " for load in loads)
+        "# What training and encoding should need on a GPU",
+        "",
+        "Arithmetic alone; nothing here is measured. Qwen3 shapes in bf16, a batch of 32 in training, 256 texts in",
+        f"encoding; {_listed(LOADS)}.",
+        "",
+        f"| shape | parameters, B | tokens in a pass that fit {BUDGET / 1e9:.0f} GB | training step, GB "
+        + "".join(f"| step, TFLOP: {load.name} | encoding, TFLOP: {load.name} " for load in LOADS)
         + "|",
-        "|---" * (4 + 2 * len(loads)) + "|",
+        "|---" * (4 + 2 * len(LOADS)) + "|",
     ]
-    for name, shape in shapes.items():
+    for name, shape in SHAPES.items():
         tokens = micro_batch(shape)
-        cells = [f"{shape.parameters / 1e9:.3f}", str(tokens), f"{training_bytes(shape, tokens) / 1e9:.1f}"]
-        for load in loads:
+        cells = [f"{shape.parameters / 1e9:.2f}", str(tokens), f"{training_bytes(shape, tokens) / 1e9:.1f}"]
+        for load in LOADS:
             of_texts = [length - SPECIAL_TOKENS for length in load.text_lengths()]
             work = (step_flops(shape, load.query_lengths(), load.response_lengths()), encode_flops(shape, of_texts))
-            cells += [f"{flops / 1e12:.3g}" for flops in work]
+            cells += [f"{flops / 1e12:.0f}" for flops in work]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_counting(shares)]) + "\n"
+
+
+def _listed(loads: Sequence[Load]) -> str:
+    return "; ".join(
+        f"{load.name}: queries of {_span(load.queries)} tokens, responses and texts of {_span(load.responses)}"
+        for load in loads
+    )
+
+
+def _span(bounds: tuple[int, int]) -> str:
+    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
+
+
+def _counting(shares: dict[str, float]) -> list[str]:
+    counted = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    return [
+        "* A step is both losses, their gradient and AdamW; targets are given. Operations are those that real tokens",
+        "  need, once, under a causal mask.",
+        f"* Counted by PyTorch on a tiny model, as a share of the formulas: {counted}.",
+    ]
 
 
 def markdown(result: Result) -> str:
@@ -341,17 +208,15 @@ def markdown(result: Result) -> str:
         "",
         f"* Hardware: {result['hardware']}; {result['rate'] / 1e12:.3g} TFLOP/s in one product of bf16 matrices.",
         f"  {listed}.",
-        "* Random weights in bf16. A step is both losses, their gradient and AdamW; targets are given. Utilisation",
-        "  counts the operations that real tokens need, once, under a causal mask.",
-        "* Counted by PyTorch on a tiny model, as a share of the formulas: "
-        + ", ".join(f"{name} {share:.3f}" for name, share in result["check"].items())
-        + ".",
+        "* Random weights in bf16. Utilisation is the operations, divided by the seconds and by that rate.",
+        f"* {result['lengths']}.",
+        *_counting(result["check"]),
     ]
     return "\n".join(lines) + "\n"
 
 
 @click.command(help=__doc__)
-@click.option("--dry", is_flag=True, help="Check the arithmetic, and say what to expect; measures nothing.")
+@click.option("--dry", is_flag=True, help="Check the arithmetic, and write what to expect; measures nothing.")
 @click.option("--tiny", is_flag=True, help="A tiny model on the CPU, to see that the script runs.")
 @click.option("--shape", "names", multiple=True, type=click.Choice(list(SHAPES)), help="Only these.  [default: all]")
 @click.option("--rounds", default=5, show_default=True, help="Measurements of each.")
@@ -359,10 +224,10 @@ def markdown(result: Result) -> str:
 def main(dry: bool, tiny: bool, names: tuple[str, ...], rounds: int, output: Path) -> None:
     """Checks, measures and writes."""
     shares = check()
-    for name, share in shares.items():
-        click.echo(f"{name}: PyTorch counts {share:.4f} of the formula")
     if dry:
-        click.echo(expected(SHAPES, LOADS))
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "gpu_dry.md").write_text(expected(shares))
+        click.echo(expected(shares))
         return
     if not tiny and not torch.cuda.is_available():
         raise click.ClickException("no GPU here; --dry checks the arithmetic, --tiny runs on the CPU")
@@ -379,6 +244,7 @@ def main(dry: bool, tiny: bool, names: tuple[str, ...], rounds: int, output: Pat
         "versions": versions(),
         "rate": rate,
         "check": shares,
+        "lengths": _listed(loads),
         "shapes": {name: asdict(shape) for name, shape in shapes.items()},
         "measured": measured,
         "claims": judge(measured),

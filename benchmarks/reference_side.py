@@ -1,17 +1,15 @@
-"""The reference implementation's side of the benchmark; it runs in the reference's environment, without Foresay.
+"""The reference implementation's side of the comparison; it runs in the reference's environment, without Foresay.
 
 In: a folder that `foresay_side.py prepare` filled, and a task. Out: one JSON object on standard output.
-The reference publishes its model, losses and decoding, but not its training script, so `step` joins those parts
-as its `Trainer` subclass and its options name them. Where its options leave a choice, the faster or smaller one
-is taken for it: padding to the longest row and not to 512, a causal teacher without LoRA, a frozen decoder.
+The reference's package holds its model, losses and decoding, but not its training script, so `step` joins those parts
+as the script in its repository (scripts/train.py) does: rows padded to the longest, a frozen decoder, gradient
+checkpointing (`--checkpointing`) as its configuration has it. Where that leaves a choice, the cheaper one is taken for
+it: a causal teacher without LoRA, and no time for tokenizers.
 """
 
 import argparse
 import json
-import resource
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
 
+from timing import Result, timed
+
 Rows = list[list[int]]
-Result = dict[str, Any]
 
 
 class Side:
@@ -118,21 +117,11 @@ def check(side: Side) -> Result:
     }
 
 
-def timed(work: Callable[[], Any], count: int = 1) -> Result:
-    """Seconds of processor and of clock for `count` pieces of work, and the peak memory of the process so far."""
-    clock, processor = time.perf_counter(), time.process_time()
-    work()
-    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - clock
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    threads = torch.get_num_threads()
-    return {"seconds": seconds, "wall_seconds": wall_seconds, "count": count, "peak_bytes": peak, "threads": threads}
-
-
 def train(side: Side, *, teacher: bool, checkpointing: bool) -> Result:
-    """One step of AdamW on the whole batch, behind another one: memory that a run holds is there already."""
+    """One step of AdamW on the whole batch, behind one of a few rows: the optimiser holds what it will hold."""
     side.model.train()
     if checkpointing:
-        side.model.gradient_checkpointing_enable({"use_reentrant": False})  # as its training script asks for it
+        side.model.gradient_checkpointing_enable({"use_reentrant": False})  # as its script asks for it
     online = side.teacher() if teacher else None
     optimizer = torch.optim.AdamW([weight for weight in side.model.parameters() if weight.requires_grad], lr=1e-4)
 
@@ -141,9 +130,8 @@ def train(side: Side, *, teacher: bool, checkpointing: bool) -> Result:
         optimizer.step()
         optimizer.zero_grad()
 
-    rows = len(side.spec["queries"])
-    step(rows)
-    return timed(lambda: step(rows))
+    step(side.spec["check_rows"])
+    return timed(lambda: step(len(side.spec["queries"])))
 
 
 def encode(side: Side) -> Result:
@@ -153,13 +141,13 @@ def encode(side: Side) -> Result:
 
 
 def decode(side: Side, texts: int, tokens: int) -> Result:
-    """Some texts, behind two tokens of one."""
+    """Some texts, behind two tokens of one; seconds are those of a text."""
     side.decode(1, 2)
     ids: list[Tensor] = []
-    result = timed(lambda: ids.append(side.decode(texts, tokens)), texts)
+    result = timed(lambda: ids.append(side.decode(texts, tokens)))
     if ids[0].shape != (texts, tokens):
         raise RuntimeError(f"decoded {tuple(ids[0].shape)} tokens; expected {(texts, tokens)}: a stop token came")
-    return result
+    return {**result, **{name: result[name] / texts for name in ("seconds", "wall_seconds")}}
 
 
 def main() -> None:

@@ -19,18 +19,16 @@ from typing import Any
 import click
 
 from foresay.config import TrainConfig
+from timing import Result, hardware, timed
 from workbench import (
     RESULTS,
     SPECIAL_TOKENS,
     TINY,
-    IdEncoder,
     Line,
-    Result,
     Shape,
-    hardware,
+    encoding,
     lengths,
     rows,
-    timed,
     training,
     versions,
     write,
@@ -103,11 +101,9 @@ def batch(shape: Shape, count: int) -> tuple[list[list[int]], list[list[int]]]:
 def work_of(curve: str, shape: Shape, texts: int) -> Callable[[int], tuple[int, Callable[[], Any]]]:
     """For a point: its place on the x axis, and the work to measure."""
     model = shape.model()
-    encoder = IdEncoder(model)
 
     def encode(of_lengths: Sequence[int]) -> Callable[[], Any]:
-        ids = rows(of_lengths, shape.vocabulary)
-        return lambda: encoder.encode(ids)  # type: ignore[arg-type]
+        return encoding(model, rows(of_lengths, shape.vocabulary))
 
     def step(count: int) -> tuple[int, Callable[[], Any]]:
         queries, responses = batch(shape, count)

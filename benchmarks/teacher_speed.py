@@ -29,17 +29,15 @@ from foresay.llm2vec import LLM2VecTeacher
 from foresay.stages import DROPOUT, SCALE, Blank, blank, mntp_gradient, simcse_gradient
 from foresay.teach import SelfTeacher, Teacher
 from foresay.teacher import RANK
+from timing import Result, hardware, timed
 from workbench import (
     RESULTS,
     SMALL,
     TINY,
-    Result,
     Shape,
-    hardware,
     lengths,
     rows,
     texts,
-    timed,
     versions,
     write,
 )

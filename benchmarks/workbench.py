@@ -1,16 +1,12 @@
-"""What the benchmarks share: random models of a shape, rows of a length, seconds, peak memory, the hardware in words.
+"""What the benchmarks share: random models of a shape, rows of a length, a training step, and a place for results.
 
-In: a `Shape`. Out: a `Backbone` or `Model` of random weights whose texts are words `w5 w17 …`, one token each.
-What a reader would get wrong: the peak of `timed` is that of the whole process since its start, so a peak that is to
-be compared needs a process of its own; on a GPU it is that of the timed work alone.
+In: a `Shape`. Out: a `Backbone` or `Model` of random weights whose texts are words `w12 w17 …`, one token each.
+What a reader would get wrong: most rows are token ids already, and `IdEncoder` takes them as texts: tokenizers are
+not what is measured.
 """
 
 import json
-import os
-import platform
 import random
-import resource
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from foresay import __version__
@@ -30,10 +25,12 @@ from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.model import Model
 from foresay.step import gradient
+from timing import Result
 
-Result = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 PAD, END, MASK = "<pad>", "<end>", "<mask>"
+FIRST = 3
+"""The first token that is a word."""
 SPECIAL_TOKENS = 10
 
 
@@ -94,9 +91,18 @@ SMALL = Shape(512, 1536, 14, 8, 4, 64, 32768)
 TINY = Shape(64, 192, 2, 4, 2, 16, 1024)
 
 
+NAMES = ("cat", "dog", "sun", "moon", "red")
+"""The first words have names of a language: `Bidirectional.check` reads them."""
+
+
+def word(token: int) -> str:
+    """What the tokenizer turns into this token."""
+    at = token - FIRST
+    return NAMES[at] if at < len(NAMES) else f"w{token}"
+
+
 def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Words to ids: `w5` is token 5."""
-    words = {PAD: 0, END: 1, MASK: 2, **{f"w{i}": i for i in range(3, vocabulary)}}
+    words = {PAD: 0, END: 1, MASK: 2, **{word(token): token for token in range(FIRST, vocabulary)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, mask_token=MASK)
@@ -115,12 +121,12 @@ def lengths(count: int, bounds: tuple[int, int], seed: int = 0) -> list[int]:
 def rows(of_lengths: Sequence[int], vocabulary: int, seed: int = 0) -> list[list[int]]:
     """Random token ids of these lengths; no control tokens."""
     draw = random.Random(seed)
-    return [draw.choices(range(3, vocabulary), k=length) for length in of_lengths]
+    return [draw.choices(range(FIRST, vocabulary), k=length) for length in of_lengths]
 
 
 def texts(of_rows: Sequence[Sequence[int]]) -> list[str]:
     """The texts that the tokenizer turns into these rows."""
-    return [" ".join(f"w{token}" for token in row) for row in of_rows]
+    return [" ".join(map(word, row)) for row in of_rows]
 
 
 class IdEncoder(Encoder):
@@ -129,6 +135,12 @@ class IdEncoder(Encoder):
     def _rows(self, texts: Any, *_: object) -> list[list[int]]:  # noqa: ANN401
         ids: list[list[int]] = texts
         return ids
+
+
+def encoding(model: Model, texts: list[list[int]]) -> Callable[[], object]:
+    """A function that encodes these rows."""
+    encoder = IdEncoder(model)
+    return lambda: encoder.encode(texts)  # type: ignore[arg-type]
 
 
 def training(
@@ -147,38 +159,7 @@ def training(
     return step
 
 
-# -- measuring ---------------------------------------------------------------------------------------------
-
-
-def timed(work: Callable[[], Any], device: str = "cpu") -> Result:
-    """Seconds of clock and processor, and the peak memory in bytes: of the process, or of the GPU."""
-    gpu = device.startswith("cuda")
-    if gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    clock, processor = time.perf_counter(), time.process_time()
-    work()
-    if gpu:
-        torch.cuda.synchronize()
-    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - clock
-    peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "wall_seconds": wall_seconds, "peak_bytes": peak}
-
-
-def hardware(threads: int | None = None) -> str:
-    """The processor, its cores, and what else decides about speed."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-        name += " with AMX" if any("amx_bf16" in line for line in lines) else ""
-    threads = torch.get_num_threads() if threads is None else threads
-    return f"{name}, {os.cpu_count()} cores, {threads} {'thread' if threads == 1 else 'threads'}, {allocator()}"
-
-
-def allocator() -> str:
-    """Whose memory allocator is loaded."""
-    return Path(os.environ.get("LD_PRELOAD", "")).name.split(".")[0] or "the system's allocator"
+# -- results -----------------------------------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:
@@ -216,8 +197,3 @@ def write(name: str, result: Result, table: str, folder: Path = RESULTS) -> None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / f"{name}.md").write_text(table)
-
-
-def as_tensor(ids: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of one length as a tensor."""
-    return torch.tensor([list(row) for row in ids])

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import teacher_quality as quality
 from foresay.backbone import Backbone
 from foresay.config import TeacherConfig
 from foresay.teacher import make_teacher
 
 from .conftest import SENTENCES
-from .test_benchmarks import load
-
-quality = load("teacher_quality")
 
 
 def outcome(scores: list[float]) -> Any:  # noqa: ANN401 - a class of a module that is loaded by path
