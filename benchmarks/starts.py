@@ -48,7 +48,7 @@ def cell(values: list[float]) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Markdown file to write.")
-@click.option("--steps", default=60, show_default=True, help="Steps of each run.")
+@click.option("--steps", default=45, show_default=True, help="Steps of each run.")
 @click.option("--every", default=15, show_default=True, help="Steps between two columns.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each kind.")
 def main(folder: Path, output: Path, steps: int, every: int, seeds: int) -> None:
