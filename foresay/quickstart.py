@@ -5,7 +5,7 @@ responses, the targets and a trained checkpoint, and on the screen what it can d
 What a reader would get wrong: every row of the table searches the same index, the passages as the *teacher*
 embeds them; the rows differ in the query's vector alone. The last two read the whole response, which costs a
 generation a query: they bound what one forward pass can reach, the last one with the targets used here, half the
-response's vector and half the query's (docs/results.md has the other shares).
+response's vector and half the query's (benchmarks/results/query_weight.md has the other shares).
 """
 
 from collections.abc import Callable
