@@ -165,6 +165,8 @@ def _with_adapters(reader: Bidirectional, chain: list[Path], *, merge: bool) -> 
         reader.load_adapter(adapter)
     if merge:
         reader.merge()
+    else:
+        reader.narrow()
     reader.model.eval()
     return reader
 

@@ -433,15 +433,18 @@ def test_the_folder_opens_everywhere(backbone: Get, teachers: Callable[[str], Pa
 
 
 def test_half_the_backbone(folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """A bfloat16 backbone is trained with float32 weights on top; merging them rounds."""
+    """A bfloat16 backbone is trained with float32 weights on top; merging rounds them, and so does use beside it."""
     base = Backbone.load(str(folder("qwen3")), device="cpu", dtype="bfloat16")
     teacher = made(base, tmp_path / "t")
     assert {weight.dtype for weight in teacher.reader.trained().values()} == {torch.float32}
     assert teacher.reader.backbone.dtype == torch.bfloat16
-    own = load_teacher(str(tmp_path / "t"), device="cpu")
-    assert own.revision == teacher.revision
-    one, other = teacher.embed(SENTENCES), own.embed(SENTENCES)
-    assert (np.linalg.norm(one - other, axis=1) < 0.05 * np.linalg.norm(one, axis=1)).all()
+    own, shared = load_teacher(str(tmp_path / "t"), device="cpu"), load_teacher(str(tmp_path / "t"), base)
+    assert own.revision == teacher.revision == shared.revision
+    one = teacher.embed(SENTENCES)
+    for other in (own.embed(SENTENCES), shared.embed(SENTENCES)):
+        assert (np.linalg.norm(one - other, axis=1) < 0.05 * np.linalg.norm(one, axis=1)).all()
+    assert isinstance(shared, LLM2VecTeacher) and shared.reader.backbone is base
+    assert {weight.dtype for weight in shared.reader.trained().values()} == {torch.bfloat16}
 
 
 def test_the_folder_says_what_made_it(teachers: Callable[[str], Path]) -> None:
