@@ -28,7 +28,8 @@ HEAD = """# What the query's share in the target does
 `foresay teach --query-weight W` aims at (1 - W) of the response's vector and W of the query's. W = 0 is the published
 method. Packaged backbone and teacher, {rows} queries to learn from, one seed, maps in closed form; {questions}
 questions among {passages} passages, {harmful} harmful requests and as many harmless look-alikes; 95 % bootstrap
-intervals over the queries. Made with `python benchmarks/query_weight.py quickstart --output benchmarks/results/query_weight.md`.
+intervals over the queries. Made with
+`python benchmarks/query_weight.py quickstart --output benchmarks/results/query_weight.md`.
 
 | query vector | finds the answer, nDCG@10 ↑ | harmful finds harmful, top 5 ↓ | harmless finds its own, top 5 ↑ |
 |---|---|---|---|
