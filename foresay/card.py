@@ -50,8 +50,8 @@ queries = model.encode_query(["What does frugal mean?"])
 _DOCUMENTS = """
 
 Documents are embedded by the teacher `{name}`, bare, so an index that it made can be searched as it is.
-`Encoder.encode_document` runs it; in the plain library this folder embeds queries only, and the teacher's own the
-documents."""
+`Encoder.encode_document` runs it."""
+_QUERIES_ONLY = """ In the plain library this folder embeds queries only, and the teacher's own the documents."""
 _NOT_PLAIN = """\
 It reads {what}, which the modules of plain sentence-transformers cannot express. With this
 package it has that library's interface too, for all that takes one of its models:
@@ -112,7 +112,7 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         decodes="; an embedding's soft prompt decodes to text" if config["decodes"] else "",
         decoding=_DECODING if config["decodes"] else "",
         plain=(_PLAIN if plain else _NOT_PLAIN.format(what=what))
-        + (_DOCUMENTS.format(**documents) if documents else ""),
+        + (_DOCUMENTS.format(**documents) + (_QUERIES_ONLY if plain else "") if documents else ""),
         backbone=name,
         base_model=f"base_model: {backbone['name']}\n" if is_hub_id else "",
         tokens=config["thought"] + config["compression"],
