@@ -31,6 +31,7 @@ from foresay.teach import SelfTeacher, Teacher
 from foresay.teacher import RANK
 from timing import Result, hardware, timed
 from workbench import (
+    FIRST,
     RESULTS,
     SMALL,
     TINY,
@@ -219,12 +220,13 @@ def markdown(result: Result) -> str:
         "Training, tokens a second beside a bare PEFT loop: the goal is at least 0.85 of it.",
         "",
         "| stage | texts | of tokens | in all | bare loop, tokens/s | Foresay, tokens/s | Foresay / bare (range) | goal |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["training"]:
         low, high = (1 / value for value in reversed(row["seconds_ratio_range"]))
         speeds = (row["tokens"] / row["bare"], row["tokens"] / row["ours"])
-        cells = [row["stage"], str(row["texts"]), _span(row["lengths"]), str(row["tokens"]), *(f"{speed:.0f}" for speed in speeds)]
+        cells = [row["stage"], str(row["texts"]), _span(row["lengths"]), str(row["tokens"])]
+        cells += [f"{speed:.0f}" for speed in speeds]
         cells += [f"**{row['throughput']:.2f}** ({low:.2f}–{high:.2f})", "met" if row["met"] else "**missed**"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -239,27 +241,25 @@ def markdown(result: Result) -> str:
         cells = [row["teacher"], str(row["texts"]), str(row["tokens"]), f"{row['bare']:.2f}", f"{row['ours']:.2f}"]
         cells += [f"**{row['seconds_ratio']:.2f}** ({low:.2f}–{high:.2f})", "met" if row["met"] else "**missed**"]
         lines.append(f"| {' | '.join(cells)} |")
-    size = result["size"]
     listed = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    losses = "; ".join("{:.4f}, {:.4f}".format(*row["losses"]) for row in result["training"])
     lines += [
         "",
         f"* Hardware: {result['hardware']}. {listed}.",
-        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK}",
-        "  on every linear layer, float32.",
-        f"* Lengths are log-uniform: {_span(size['mntp'][1])} tokens in stage 1,",
-        f"  {_span(size['simcse'][1])} in stage 2, {_span(size['encode'][1])} in encoding.",
-        "* The bare loop pads a batch to its longest row; Foresay cuts it into passes of similar length. Before",
-        "  timing, without dropout, the losses were (Foresay, bare): "
-        + "; ".join(f"{row['stage']} {row['losses'][0]:.4f}, {row['losses'][1]:.4f}" for row in result["training"])
-        + ".",
-        "* Seconds are of the processor; median of the rounds, the sides in turn. An adapter beside the weights, which",
-        "  it shares with the causal backbone, costs its own products; where memory allows another copy, it is merged.",
+        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK} on "
+        "every linear layer, in float32 while it is trained.",
+        f"* Mixed lengths are log-uniform; texts to encode have {_span(result['size']['encode'][1])} tokens. The bare loop "
+        "pads a batch to its longest row, Foresay cuts it into passes of similar length; rows of one length leave that out.",
+        f"* The same work: before timing, without dropout, the losses of the rows above were (Foresay, bare) {losses}.",
+        "* Seconds are of the processor; median of the rounds, the sides in turn. A teacher that is loaded alone has its "
+        "adapter merged into its weights; one that shares the weights of the causal backbone keeps it beside them, in "
+        "their number type, and pays for its products.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _span(bounds: Sequence[int]) -> str:
-    return f"{bounds[0]}–{bounds[1]}"
+    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
 
 
 @click.command(help=__doc__)
