@@ -219,7 +219,7 @@ def markdown(result: Result) -> str:
         "",
         "Training, tokens a second beside a bare PEFT loop: the goal is at least 0.85 of it.",
         "",
-        "| stage | texts | of tokens | in all | bare loop, tokens/s | Foresay, tokens/s | Foresay / bare (range) | goal |",
+        "| stage | texts | of tokens | in all | bare, tokens/s | Foresay, tokens/s | Foresay / bare (range) | goal |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["training"]:
@@ -246,13 +246,14 @@ def markdown(result: Result) -> str:
     lines += [
         "",
         f"* Hardware: {result['hardware']}. {listed}.",
-        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK} on "
-        "every linear layer, in float32 while it is trained.",
-        f"* Mixed lengths are log-uniform; texts to encode have {_span(result['size']['encode'][1])} tokens. The bare loop "
-        "pads a batch to its longest row, Foresay cuts it into passes of similar length; rows of one length leave that out.",
+        f"* Random weights shaped as Qwen3, {result['parameters'] / 1e6:.1f} M parameters, bf16; LoRA of rank {RANK} "
+        "on every linear layer, in float32 while it is trained.",
+        f"* Mixed lengths are log-uniform; texts to encode have {_span(result['size']['encode'][1])} tokens. The bare "
+        "loop pads a batch to its longest row, Foresay cuts it into passes of similar length; rows of one length leave "
+        "that out.",
         f"* The same work: before timing, without dropout, the losses of the rows above were (Foresay, bare) {losses}.",
-        "* Seconds are of the processor; median of the rounds, the sides in turn. A teacher that is loaded alone has its "
-        "adapter merged into its weights; one that shares the weights of the causal backbone keeps it beside them, in "
+        "* Seconds are of the processor; median of the rounds, the sides in turn. A teacher that is loaded alone has "
+        "its adapter merged into its weights; one that shares the weights of the causal backbone keeps it beside them, in "
         "their number type, and pays for its products.",
     ]
     return "\n".join(lines) + "\n"
