@@ -253,8 +253,8 @@ def markdown(result: Result) -> str:
         "that out.",
         f"* The same work: before timing, without dropout, the losses of the rows above were (Foresay, bare) {losses}.",
         "* Seconds are of the processor; median of the rounds, the sides in turn. A teacher that is loaded alone has "
-        "its adapter merged into its weights; one that shares the weights of the causal backbone keeps it beside them, in "
-        "their number type, and pays for its products.",
+        "its adapter merged into its weights; one that shares the weights of the causal backbone keeps it beside them, "
+        "in their number type, and pays for its products.",
     ]
     return "\n".join(lines) + "\n"
 
