@@ -126,7 +126,7 @@ class Bidirectional:
     def narrow(self) -> None:
         """Brings trained adapters to the backbone's number type, for use beside it.
 
-        In float32 their products and casts took 0.75 of the causal model's time in bfloat16; so they take 0.18.
+        In float32 their products and casts took 0.75 of the causal model's time in bfloat16; so they take a fifth.
         """
         for name, weight in self.model.named_parameters():
             if "lora_" in name:
