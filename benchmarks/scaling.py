@@ -161,7 +161,7 @@ def markdown(result: Result) -> str:
         "",
         "![Cost against size, and the lines](scaling.png)",
         "",
-        "| cost | against | line | R² | from smallest to largest point: size | cost |",
+        "| cost | against | line | R² | size, largest point / smallest | cost, the same |",
         "|---|---|---|---|---|---|",
     ]
     for curve in result["curves"]:
@@ -173,7 +173,7 @@ def markdown(result: Result) -> str:
     lines += ["", "| cost | points: size → cost (range) |", "|---|---|"]
     for curve in result["curves"]:
         points = zip(curve["at"], curve["values"], curve["ranges"], strict=True)
-        listed = "; ".join(f"{x} → {y:.3g} ({low:.3g}–{high:.3g})" for x, y, (low, high) in points)
+        listed = "; ".join(f"{x} → {_number(y)}" + _range(bounds) for x, y, bounds in points)
         lines.append(f"| {curve['title']}: {curve['y']} | {listed} |")
     listed = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines += [
@@ -185,13 +185,24 @@ def markdown(result: Result) -> str:
         f"  the memory curve have {_span(SHORT)}.",
         "* Attention grows with the square of a text's length; within 512 tokens it is a small part of the whole.",
         "* Memory is the peak of the whole process, about 0.5 GB of which are the libraries. What grows in encoding",
-        "  are the texts and their vectors; a batch in training is cut into passes of at most 8,192 padded tokens.",
+        "  are the texts and their vectors, so little that a line explains little of it; a batch in training is cut",
+        "  into passes of at most 8,192 padded tokens.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _span(bounds: tuple[int, int]) -> str:
     return f"{bounds[0]}–{bounds[1]}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _range(bounds: list[float]) -> str:
+    """Memory is measured once, so it has none."""
+    low, high = map(_number, bounds)
+    return "" if low == high else f" ({low}–{high})"
 
 
 def draw(result: Result, path: Path) -> None:
@@ -202,8 +213,9 @@ def draw(result: Result, path: Path) -> None:
     from matplotlib import pyplot
 
     curves = result["curves"]
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.3), layout="constrained")
-    for axes, curve in zip(panels, curves, strict=True):
+    figure = pyplot.figure(figsize=(10.2, 6.4), layout="constrained")
+    for place, curve in enumerate(curves, start=1):
+        axes = figure.add_subplot(2, 3, place)
         x, y, line = curve["at"], curve["values"], curve["line"]
         errors = [[value - low for value, (low, _) in zip(y, curve["ranges"], strict=True)]]
         errors.append([high - value for value, (_, high) in zip(y, curve["ranges"], strict=True)])
