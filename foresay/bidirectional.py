@@ -113,7 +113,7 @@ class Bidirectional:
         save_file(tensors, folder / ADAPTER_WEIGHTS)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The weights of the last adapter, float32, under the names they have in PEFT's files."""
+        """The weights of the last adapter, float32 before `narrow`, under the names they have in PEFT's files."""
         mark = f".{self._adapters[-1]}."
         own = [(name, weight) for name, weight in self.model.named_parameters() if "lora_" in name and mark in name]
         return {f"base_model.model.{name.replace(mark, '.')}": weight for name, weight in own}

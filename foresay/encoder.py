@@ -213,10 +213,10 @@ class Encoder:
             InputError: if the checkpoint embeds documents itself.
             CheckpointError: if another teacher is there by that name now.
         """
-        from .teach import load_teacher  # brings in what only a teacher needs
-
         if self._teacher is not None:
             return self._teacher
+        from .teach import load_teacher  # brings in what only a teacher needs
+
         wanted, backbone = self.document_teacher, self.model.backbone
         if wanted is None:
             raise InputError("this checkpoint embeds documents itself; with_document_teacher makes a teacher do it")
