@@ -91,7 +91,7 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         "backbone": f"{name}, revision {backbone['revision'] or 'not pinned'}, {backbone['dtype']}",
         "special tokens": f"{config['thought']} thought, {config['compression']} compression",
         "template": config["template"],
-        "layers that are read": config["readout"],
+        "readout": config["readout"],
         "shorter embeddings": ", ".join(map(str, config["dims"])) or "none",
         "documents are embedded by": (config["documents"] or {"name": "the checkpoint"})["name"],
         "longest input": f"{config['max_tokens']} tokens",
@@ -103,7 +103,7 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
     }
     figures = training.get("figures")
     adapted, documents = config["lora_rank"] > 0, config["documents"]
-    plain = config["readout"] == "last" and not adapted
+    plain = config["readout"] != "layers" and not adapted
     what = "through a LoRA adapter" if adapted else "every layer of the language model"
     text = _CARD.format(
         library="library_name: sentence-transformers\n" if plain else "",

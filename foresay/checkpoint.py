@@ -84,7 +84,7 @@ def save(
     golden = _golden(encoder, documents=plain)
     save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
     bundled = False
-    if model.readout == "all" or model.adapter:  # beyond the library's modules; only Encoder reads such a folder
+    if model.readout == "layers" or model.adapter:  # beyond the library's modules; only Encoder reads such a folder
         bundled = with_backbone
         if bundled:
             write_backbone(draft / COPY, model.backbone)

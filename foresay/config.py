@@ -14,7 +14,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
 DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
-Readout = Literal["last", "all"]
+Readout = Literal["tokens", "layers", "mean"]
 Documents = Literal["checkpoint", "teacher"]
 Alignment = Literal["mse", "cosine"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -139,8 +139,10 @@ class ShapeConfig(Options):
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
     readout: Annotated[
-        Readout, "Layers that the embedding reads: the last, as published, or all, which finds more and needs foresay."
-    ] = "last"
+        Readout,
+        "What the embedding reads: every token by a map of its own, every layer likewise (opens in foresay only), "
+        "or the mean of the tokens, as published.",
+    ] = "tokens"
     dims: Annotated[
         tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
     ] = ()
@@ -239,7 +241,7 @@ class TrainConfig(ShapeConfig):
 _PUBLISHED: dict[str, Any] = {
     "compression": 10,
     "template": "none",
-    "readout": "last",
+    "readout": "mean",
     "start": "random",
     "steps": 5000,
     "batch_size": 32,

@@ -162,10 +162,9 @@ class Encoder:
         """
         rows = self._rows(texts, prompt, prompt_name, on_cut)
         embeddings = np.empty((len(rows), self.dim), np.float32)
-        weight, bias = (tensor.detach() for tensor in self.model.fused_map())
         for batch, hidden in self._hidden(rows, batch_tokens, show_progress_bar):
-            embedding = hidden.float().mean(dim=-2).flatten(1) @ weight.T + bias
-            embeddings[batch] = embedding.cpu().numpy()
+            with torch.no_grad():
+                embeddings[batch] = self.model.outputs(hidden)[1].cpu().numpy()
         embeddings = self._finish(embeddings, truncate_dim, normalize_embeddings)
         single: Array = embeddings[0] if isinstance(texts, str) else embeddings
         return single

@@ -1,10 +1,14 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
 In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
-embedding (batch, dim); and the loss of writing the response from a soft prompt. Two readouts of the states:
+embedding (batch, dim); and the loss of writing the response from a soft prompt. Three readouts of the states:
 
-    last   as published: (batch, compression, hidden); the alignment map reads the soft prompt
-    all    beyond it: (batch, layers, compression, hidden); the alignment map reads every layer's state, standardised
+    mean     as published: the mean of the tokens' soft prompts goes through one alignment map
+    tokens   beyond it: each token's soft prompt has an alignment map of its own
+    layers   each layer has one, which reads the mean of the tokens' states, standardised; states are then
+             (batch, layers, compression, hidden)
+
+The last two find more than the first, since the map reads as many times the numbers.
 
 Attention is causal, which two things here rest on:
 
@@ -38,8 +42,7 @@ class Model(nn.Module):
     Attributes:
         special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
         reconstruct: last state to soft prompt, Linear(hidden, hidden), float32.
-        align: to embedding space, float32: of the soft prompt, Linear(hidden, dim); of every layer's states,
-            Linear(layers * hidden, dim).
+        align: to embedding space, float32, Linear(hidden, dim); of each token or layer, Linear(parts * hidden, dim).
         center, spread: (layers, hidden), mean and standard deviation of the states over texts; only where every
             layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
         rotation: (dim, dim), orthogonal: from the teacher's axes to the embedding's, most telling first; only where
@@ -56,7 +59,7 @@ class Model(nn.Module):
         compression: int,
         dim: int,
         template: str = "none",
-        readout: str = "last",
+        readout: str = "mean",
         rotated: bool = False,
         lora_rank: int = 0,
         seed: int = 0,
@@ -69,7 +72,7 @@ class Model(nn.Module):
             compression: special tokens whose outputs are read.
             dim: width of the teacher's vectors, and so of the embedding.
             template: what stands around a text, see `Backbone.frame`.
-            readout: `last` or `all`: the layers that the alignment map reads.
+            readout: `mean`, `tokens` or `layers`: what the alignment map reads.
             rotated: whether the embedding has axes of its own, see `rotation`.
             lora_rank: of an adapter that reads the texts too; 0 for none, as published.
             seed: of the initial weights.
@@ -78,7 +81,8 @@ class Model(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
         self.thought, self.compression, self.template, self.readout = thought, compression, template, readout
-        self.layers = int(backbone.text_config.num_hidden_layers) if readout == "all" else 1
+        layers = int(backbone.text_config.num_hidden_layers)
+        self.parts = {"mean": 1, "tokens": compression, "layers": layers}[readout]
         self.prefix_ids, self.suffix_ids = backbone.frame(template)
         hidden = backbone.hidden_size
         with torch.random.fork_rng(devices=[]):
@@ -86,9 +90,9 @@ class Model(nn.Module):
             self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
             self.reconstruct = nn.Linear(hidden, hidden)
             self.align = nn.Linear(self.width, dim)
-        if readout == "all":
-            self.register_buffer("center", torch.zeros(self.layers, hidden))
-            self.register_buffer("spread", torch.ones(self.layers, hidden))
+        if readout == "layers":
+            self.register_buffer("center", torch.zeros(self.parts, hidden))
+            self.register_buffer("spread", torch.ones(self.parts, hidden))
         self.register_buffer("rotation", torch.eye(dim) if rotated else None)
         self.center: Tensor
         self.spread: Tensor
@@ -104,7 +108,7 @@ class Model(nn.Module):
     @property
     def width(self) -> int:
         """Numbers that the alignment map reads of a text."""
-        return self.layers * self.backbone.hidden_size
+        return self.parts * self.backbone.hidden_size
 
     @property
     def reader(self) -> nn.Module:
@@ -154,7 +158,7 @@ class Model(nn.Module):
             (batch, compression, hidden), behind the final norm, in the backbone's number type; where every layer is
             read, (batch, layers, compression, hidden), of which the last is behind the final norm.
         """
-        return self._read(self._one_pass(rows, prefix, layers=self.readout == "all"))
+        return self._read(self._one_pass(rows, prefix, layers=self.readout == "layers"))
 
     def hidden_layers(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """States of the compression tokens at every layer.
@@ -219,7 +223,7 @@ class Model(nn.Module):
                     past_key_values=cache,
                     use_cache=True,
                 )
-        every = self.readout == "all"
+        every = self.readout == "layers"
         out = self.reader(
             inputs_embeds=self._specials(len(rows)),
             attention_mask=mask,
@@ -233,7 +237,7 @@ class Model(nn.Module):
 
     def _read(self, states: tuple[Tensor, ...]) -> Tensor:
         """The layers that are read, of all that were returned; never the first, which is the input itself."""
-        return torch.stack(states[1:], dim=1) if self.readout == "all" else states[0]
+        return torch.stack(states[1:], dim=1) if self.readout == "layers" else states[0]
 
     def _specials(self, batch: int) -> Tensor:
         """The special tokens as the first layer receives them: (batch, tokens, hidden)."""
@@ -244,28 +248,35 @@ class Model(nn.Module):
 
     def soft_prompt(self, hidden: Tensor) -> Tensor:
         """States to soft prompts (batch, compression, hidden), float32; of several layers, the last counts."""
-        last = hidden[:, -1] if self.readout == "all" else hidden
+        last = hidden[:, -1] if self.readout == "layers" else hidden
         prompts: Tensor = self.reconstruct(last.to(self.reconstruct.weight.dtype))
         return prompts
 
     def outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States to soft prompts (batch, compression, hidden) and embeddings (batch, dim), both float32."""
         soft_prompt = self.soft_prompt(hidden)
-        if self.readout == "last":
+        if self.readout == "mean":
             return soft_prompt, self.align(soft_prompt).mean(dim=1)
-        mean = hidden.to(self.center.dtype).mean(dim=2)
-        return soft_prompt, self.align(((mean - self.center) / self.spread).flatten(1))
+        if self.readout == "tokens":
+            return soft_prompt, self.align(soft_prompt.flatten(1))
+        return soft_prompt, self.align((self.features(hidden) - self.center.flatten()) / self.spread.flatten())
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """What the embedding is a linear map of: (batch, width), float32."""
+        hidden = hidden.to(self.align.weight.dtype)
+        return (hidden if self.readout == "tokens" else hidden.mean(dim=-2)).flatten(1)
 
     def fused_map(self) -> tuple[Tensor, Tensor]:
         """All that stands between states and embedding as one map: weight (dim, width) and bias (dim,).
 
-        Every part of it is linear and the pooling is a mean, so embedding = mean(hidden) @ weight.T + bias.
+        Every part of it is linear and the pooling is a mean, so embedding = features(hidden) @ weight.T + bias.
         """
         weight, bias = self.align.weight, self.align.bias
-        if self.readout == "last":
-            return weight @ self.reconstruct.weight, weight @ self.reconstruct.bias + bias
-        weight = weight / self.spread.flatten()
-        return weight, bias - weight @ self.center.flatten()
+        if self.readout == "layers":
+            weight = weight / self.spread.flatten()
+            return weight, bias - weight @ self.center.flatten()
+        by_part = weight.view(self.dim, self.parts, -1)
+        return (by_part @ self.reconstruct.weight).flatten(1), by_part.sum(dim=1) @ self.reconstruct.bias + bias
 
     def to_own_axes(self, vectors: Tensor) -> Tensor:
         """The teacher's vectors (batch, dim) as the embedding spells them; cosines and distances stay."""

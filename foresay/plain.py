@@ -3,9 +3,11 @@
 In: a model, its prompts, its longest input. Out: built-in modules only, so no remote code and no package of ours:
 
     Transformer    the backbone by name, and an adapter with the special tokens as rows of its embedding matrix
-    1_Dense        both maps as one, on every token
-    2_WordWeights  1 on the compression tokens, 0 elsewhere
-    3_Pooling      the mean
+    1_CNN          each compression token's map, as one convolution whose window spans them
+    2_WordWeights  1 on the token in the middle of that window, 0 elsewhere
+    3_Pooling      the mean, of that one place
+
+For the published readout, the mean, `1_Dense` does for `1_CNN`, and the weights are 1 on every compression token.
 
 What a reader would get wrong: the adapter lies in the checkpoint's own folder, and no `config.json` may stand there.
 The library passes a module's folder on as a folder of the backbone too, and takes a `config.json` beside an
@@ -25,7 +27,7 @@ import transformers
 from peft import TrainableTokensConfig
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling, WordWeights
+from sentence_transformers.sentence_transformer.modules import CNN, Pooling, WordWeights
 from torch import Tensor, nn
 
 from .backbone import OWN_TOKENIZER, RESERVED, Backbone, locate
@@ -256,14 +258,23 @@ def transformer_config(backbone: Backbone, max_tokens: int) -> dict[str, Any]:
 def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]:
     """From states to the embedding.
 
-    Dense comes first: the library casts it to the backbone's number type, and what leaves WordWeights is float32.
+    The map comes first: the library casts it to the backbone's number type, and what leaves WordWeights is float32.
     """
-    weight, bias = (tensor.detach().cpu() for tensor in model.fused_map())
     vocab = [""] * rows
     names = {token: f"compression_{i}" for i, token in enumerate(ids[model.thought :])}
     for token, name in names.items():
         vocab[token] = name
-    dense = Dense(
+    counted = list(names.values())
+    if model.readout == "tokens":
+        counted = [counted[model.compression // 2]]
+    mapped = _convolution(model) if model.readout == "tokens" else _dense(model)
+    return [mapped, WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0), Pooling(model.dim, "mean")]
+
+
+def _dense(model: Model) -> Dense:
+    """One map for every token."""
+    weight, bias = (tensor.detach().cpu() for tensor in model.fused_map())
+    return Dense(
         weight.shape[1],
         model.dim,
         activation_function=None,
@@ -271,7 +282,23 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
         init_bias=bias,
         module_input_name="token_embeddings",
     )
-    return [dense, WordWeights(vocab, dict.fromkeys(names.values(), 1.0), 0.0), Pooling(model.dim, "mean")]
+
+
+def _convolution(model: Model) -> CNN:
+    """A map for each compression token: around the middle one, the window holds each at its own place.
+
+    The library pads for odd windows only. Behind an even number of tokens the window holds one place more, whose
+    map is 0: padding, or nothing.
+    """
+    weight, bias = (tensor.detach().cpu() for tensor in model.fused_map())
+    window = model.compression + 1 - model.compression % 2
+    cnn = CNN(model.backbone.hidden_size, model.dim, [window])
+    (conv,) = cnn.convs
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, :, : model.compression] = weight.view(model.dim, model.compression, -1).transpose(1, 2)
+        conv.bias.copy_(bias)
+    return cnn
 
 
 def write_modules(folder: Path, home: str, modules: Iterable[nn.Module]) -> None:

@@ -3,8 +3,8 @@
 In: an encoder, queries, targets. Out: the map, without any gradient, and the penalty that served the held-out rows
 best. It is all there is to `fit`, and where `train` starts (`TrainConfig.start`).
 What a reader would get wrong: the states are never kept. Their Gram matrix is summed block by block, so memory does
-not grow with the rows, and one factorisation of it serves every penalty. Nor does it grow without bound with the
-layers: what they hold beyond `MOST_FEATURES` numbers is first reduced to each layer's principal components.
+not grow with the rows, and one factorisation of it serves every penalty. Nor does it grow without bound with the parts
+that are read, tokens or layers: beyond `MOST_FEATURES` numbers, each is first reduced to its principal components.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ _CONSTANT = 1e-6
 
 @dataclass(frozen=True)
 class Fit:
-    """A linear map from standardised mean states to embeddings.
+    """A linear map from standardised states to embeddings.
 
     Attributes:
         weight: (dim, width) float32.
@@ -77,7 +77,7 @@ def ridge(
     model = encoder.model
 
     def read(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        states = mean_states(encoder, [queries[i] for i in chosen])
+        states = features_of(encoder, [queries[i] for i in chosen])
         wanted = torch.from_numpy(np.array(targets[chosen], np.float32)).to(states.device)
         return states, model.to_own_axes(wanted)
 
@@ -85,7 +85,7 @@ def ridge(
     for start in range(0, len(rows), _BLOCK):
         states, wanted = read(rows[start : start + _BLOCK])
         if features is None:
-            features = _Features(states.reshape(len(states), model.layers, -1))
+            features = _Features(states.reshape(len(states), model.parts, -1))
             moments = _Moments(features.width, wanted.shape[1], states.device)
         moments.add(features(states), wanted)
         if progress:
@@ -110,7 +110,7 @@ def start_from(model: Model, found: Fit) -> None:
     """
     torch.nn.init.eye_(model.reconstruct.weight)
     model.reconstruct.bias.zero_()
-    if model.readout == "all":
+    if model.readout == "layers":
         standardise(model, found)
         model.align.weight.copy_(found.weight)
         model.align.bias.copy_(found.bias)
@@ -127,13 +127,13 @@ def standardise(model: Model, found: Fit) -> None:
 
 
 @torch.no_grad()
-def mean_states(encoder: Encoder, texts: Sequence[str]) -> Tensor:
-    """States averaged over the compression tokens, of each layer that is read: (texts, width) float32."""
+def features_of(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """What `Model.features` gives of texts: (texts, width) float32."""
     model = encoder.model
     rows, _ = model.rows(texts, encoder.max_tokens)
     states = torch.empty(len(rows), model.width, device=model.backbone.device)
     for batch in length_batches([len(row) + model.tokens for row in rows], 8192, model.backbone.least_tokens):
-        states[batch] = model.hidden([rows[i] for i in batch]).float().mean(dim=-2).flatten(1)
+        states[batch] = model.features(model.hidden([rows[i] for i in batch]))
     return states
 
 
@@ -141,27 +141,27 @@ class _Features:
     """What is regressed on: states roughly standardised by a first block, and reduced where they are too many."""
 
     def __init__(self, block: Tensor) -> None:
-        """Looks at (texts, layers, hidden)."""
+        """Looks at (texts, parts, hidden)."""
         flat = block.flatten(1)
         self.center = flat.mean(dim=0)
         self.spread = flat.std(dim=0, correction=0).clamp_min(_CONSTANT)
-        self.basis: Tensor | None = None  # (layers, hidden, components)
+        self.basis: Tensor | None = None  # (parts, hidden, components)
         self.width = flat.shape[1]
-        _, layers, hidden = block.shape
+        _, parts, hidden = block.shape
         if self.width > MOST_FEATURES:
-            components = min(MOST_FEATURES // layers, hidden, len(block))
+            components = min(MOST_FEATURES // parts, hidden, len(block))
             standard = ((flat - self.center) / self.spread).view_as(block).transpose(0, 1)
             self.basis = torch.linalg.svd(standard, full_matrices=False).Vh[:, :components].transpose(1, 2)
-            self.width = layers * components
+            self.width = parts * components
 
     def __call__(self, states: Tensor) -> Tensor:
-        """(texts, layers * hidden) to (texts, width)."""
+        """(texts, parts * hidden) to (texts, width)."""
         standard = (states - self.center) / self.spread
         if self.basis is None:
             return standard
-        layers, hidden, _ = self.basis.shape
-        by_layer = standard.view(-1, layers, hidden).transpose(0, 1) @ self.basis
-        return by_layer.transpose(0, 1).flatten(1)
+        parts, hidden, _ = self.basis.shape
+        by_part = standard.view(-1, parts, hidden).transpose(0, 1) @ self.basis
+        return by_part.transpose(0, 1).flatten(1)
 
     def unfold(self, weight: Tensor, bias: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, ...]:
         """A map of standardised features (dim, width) as one of standardised states: weight, bias, center, spread."""
@@ -169,8 +169,8 @@ class _Features:
             center, scale = self.center.to(mean), self.spread.to(mean)
             return weight, bias, center + scale * mean, scale * spread
         bias = bias - weight @ mean
-        by_layer = weight.view(len(weight), len(self.basis), -1).transpose(0, 1)
-        unfolded = by_layer @ self.basis.transpose(1, 2).to(weight)
+        by_part = weight.view(len(weight), len(self.basis), -1).transpose(0, 1)
+        unfolded = by_part @ self.basis.transpose(1, 2).to(weight)
         return unfolded.transpose(0, 1).flatten(1), bias, self.center, self.spread
 
 

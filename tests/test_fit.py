@@ -21,7 +21,7 @@ from foresay.pairs import Pairs
 Get = Callable[[str], Backbone]
 TEXTS = [f"{word} {number} {other}" for number in range(10) for word, other in (("fox", "fever"), ("Chad", "rash"))]
 NONE = np.array([], int)
-readout = pytest.mark.parametrize("readout", ["last", "all"])
+readout = pytest.mark.parametrize("readout", ["mean", "tokens", "layers"])
 
 
 def made(backbone: Backbone, **changes: object) -> tuple[Encoder, np.ndarray]:
@@ -47,8 +47,8 @@ def test_it_is_ridge_regression(backbone: Get, monkeypatch: pytest.MonkeyPatch, 
     seen: list[int] = []
     found = ridge.ridge(encoder, TEXTS, targets, rows, NONE, seen.append)
     assert seen == [7, 14, 16]
-    states = ridge.mean_states(encoder, TEXTS)
-    assert states.shape == (20, 64 if readout == "all" else 32)
+    states = ridge.features_of(encoder, TEXTS)
+    assert states.shape == (20, 32 * {"mean": 1, "tokens": 3, "layers": 2}[readout])
     scaler = StandardScaler().fit(states[rows])
     model = Ridge(alpha=0.3 * len(rows)).fit(scaler.transform(states[rows]), targets[rows])
     np.testing.assert_allclose(predict(found, states), model.predict(scaler.transform(states)), atol=1e-4)
@@ -58,8 +58,8 @@ def test_it_is_ridge_regression(backbone: Get, monkeypatch: pytest.MonkeyPatch, 
 def test_many_layers_are_reduced(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many components as a layer has rows nothing is lost; with fewer, the map still fits, a little worse."""
     monkeypatch.setattr(ridge, "PENALTIES", (0.01,))
-    encoder, targets = made(backbone("qwen3"), readout="all")
-    states, rows = ridge.mean_states(encoder, TEXTS), np.arange(20)
+    encoder, targets = made(backbone("qwen3"), readout="layers")
+    states, rows = ridge.features_of(encoder, TEXTS), np.arange(20)
     errors = []
     for most in (64, 63, 8):  # all; 31 a layer, more than the 19 that 20 rows span; 4 a layer
         monkeypatch.setattr(ridge, "MOST_FEATURES", most)
@@ -75,7 +75,7 @@ def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
     encoder, targets = made(backbone("qwen3"))
     rows, held = np.arange(16), np.arange(16, 20)
     found = ridge.ridge(encoder, TEXTS, targets, rows, held)
-    states = ridge.mean_states(encoder, TEXTS)[held]
+    states = ridge.features_of(encoder, TEXTS)[held]
     cosine = float(np.diag(Encoder.similarity(predict(found, states), targets[held])).mean())
     assert found.cosine == pytest.approx(cosine, abs=1e-5)
     assert set(found.path) == set(ridge.PENALTIES)
@@ -93,7 +93,7 @@ def test_the_start_gives_the_fitted_embeddings(backbone: Get, readout: str) -> N
     encoder, targets = made(backbone("gemma3_text"), readout=readout)
     found = ridge.ridge(encoder, TEXTS, targets, np.arange(20), NONE)
     ridge.start_from(encoder.model, found)
-    expected = predict(found, ridge.mean_states(encoder, TEXTS))
+    expected = predict(found, ridge.features_of(encoder, TEXTS))
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-4)
 
 
@@ -108,10 +108,10 @@ def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> Non
     again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))
     ways = {verdict.way for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
-    assert ("sentence-transformers" in ways) == (readout == "last")
+    assert ("sentence-transformers" in ways) == (readout != "layers")
     card = (tmp_path / "c" / "README.md").read_text()
     assert "closed form" in card and "decode" not in card
-    assert ("cannot express" in card) == (readout == "all")
+    assert ("cannot express" in card) == (readout == "layers")
     with pytest.raises(InputError, match="foresay train"):
         again.decode(["x"])
 
@@ -120,7 +120,7 @@ def test_a_bundle_of_every_layer(backbone: Get, tmp_path: Path) -> None:
     """Plain sentence-transformers cannot open it, but it is self-contained."""
     base = backbone("llama")
     _, targets = made(base)
-    encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", FitConfig(compression=3, readout="all"))
+    encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", FitConfig(compression=3, readout="layers"))
     checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
     (tmp_path / "b").rename(tmp_path / "moved")
     moved = Encoder.from_pretrained(tmp_path / "moved", device="cpu")

@@ -107,7 +107,7 @@ def test_as_sentence_transformer(backbone: Get, tmp_path: Path, documents: str) 
     """What plain sentence-transformers cannot open has its interface all the same."""
     base = backbone("qwen3")
     pairs, _ = taught(base)
-    config = FitConfig(compression=3, readout="all", documents=documents, dims=(8,), query_prompt="Say: ")  # type: ignore[arg-type]
+    config = FitConfig(compression=3, readout="layers", documents=documents, dims=(8,), query_prompt="Say: ")  # type: ignore[arg-type]
     encoder = fit(pairs, base, tmp_path / "c", config)
     model = as_sentence_transformer(encoder)
     np.testing.assert_allclose(model.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)

@@ -37,7 +37,7 @@ def test_alone_equals_padded_batch(backbone: Get, family: str, template: str) ->
 
 
 @family
-@pytest.mark.parametrize("readout", ["last", "all"])
+@pytest.mark.parametrize("readout", ["mean", "tokens", "layers"])
 def test_split_gradient_equals_one_pass_gradient(backbone: Get, family: str, readout: str) -> None:
     """Invariant 5: the same loss differentiated both ways."""
     model = make(backbone(family), readout=readout)
@@ -87,17 +87,17 @@ def test_reconstruction_loss_is_the_models_own(backbone: Get, family: str, monke
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("readout", ["last", "all"])
+@pytest.mark.parametrize("readout", ["mean", "tokens", "layers"])
 def test_fused_map_is_all_maps(backbone: Get, readout: str) -> None:
-    """embedding = mean(hidden) @ weight.T + bias, the standardisation of every layer's states included."""
+    """embedding = features(hidden) @ weight.T + bias, the standardisation of every layer's states included."""
     model = make(backbone("qwen3"), readout=readout)
-    if readout == "all":
+    if readout == "layers":
         model.center.normal_()
         model.spread.uniform_(0.5, 20)
-    hidden = torch.randn(4, 2, 3, 32) if readout == "all" else torch.randn(4, 3, 32)
+    hidden = torch.randn(4, 2, 3, 32) if readout == "layers" else torch.randn(4, 3, 32)
     weight, bias = model.fused_map()
     soft_prompt, embedding = model.outputs(hidden)
-    torch.testing.assert_close(hidden.mean(-2).flatten(1) @ weight.T + bias, embedding, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.features(hidden) @ weight.T + bias, embedding, atol=1e-5, rtol=1e-5)
     assert soft_prompt.shape == (4, 3, 32)
 
 
@@ -105,7 +105,7 @@ def test_fused_map_is_all_maps(backbone: Get, readout: str) -> None:
 def test_every_layer_is_read_but_the_input(backbone: Get, family: str) -> None:
     """The layers' states as the library returns them, the last behind the final norm; the same either way."""
     base = backbone(family)
-    model, last = make(base, readout="all"), make(base)
+    model, last = make(base, readout="layers"), make(base)
     rows, _ = model.rows(SENTENCES, 64)
     with torch.no_grad():
         states, split = model.hidden(rows), model.hidden_split(rows)

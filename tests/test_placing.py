@@ -55,7 +55,7 @@ def test_states_and_logits_come_back(folder: Callable[[str], Path], tmp_path: Pa
     There is one device here, so this sees the library's own hooks set and passed, and not a move.
     """
     found = Backbone.load(str(folder("qwen2")), device="cpu")
-    plain = train(pairs(), found, tmp_path / "plain", small(steps=2, readout="all"))
+    plain = train(pairs(), found, tmp_path / "plain", small(steps=2, readout="layers"))
     model = AutoModelForCausalLM.from_pretrained(folder("qwen2"))
     dispatch_model(model, {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
     model.hf_device_map = {"model": 0, "lm_head": 1}
@@ -64,14 +64,14 @@ def test_states_and_logits_come_back(folder: Callable[[str], Path], tmp_path: Pa
     assert model.lm_head._hf_hook.io_same_device
     spread = Backbone(model, found.tokenizer, found.name)
     assert spread.spread
-    run = train(pairs(), spread, tmp_path / "spread", small(steps=2, readout="all"))
+    run = train(pairs(), spread, tmp_path / "spread", small(steps=2, readout="layers"))
     assert torch.equal(run.model.special_tokens, plain.model.special_tokens)
 
     whole = AutoModelForCausalLM.from_pretrained(folder("qwen2"))  # no hook of the library's on the decoder itself
     whole.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
     keep_together(whole, "it")
     again = train(
-        pairs(), Backbone(whole, found.tokenizer, found.name), tmp_path / "own", small(steps=2, readout="all")
+        pairs(), Backbone(whole, found.tokenizer, found.name), tmp_path / "own", small(steps=2, readout="layers")
     )
     assert torch.equal(again.model.special_tokens, plain.model.special_tokens)
 

@@ -39,8 +39,9 @@ TEXTS = [
 
 
 def make(backbone: Backbone, **changes: object) -> Model:
-    """A small model with thought and compression tokens."""
-    return Model(backbone, **{"thought": 2, "compression": 3, "dim": 8, **changes})  # type: ignore[arg-type]
+    """A small model with thought and compression tokens, every one with a map of its own unless said otherwise."""
+    shape = {"thought": 2, "compression": 3, "dim": 8, "readout": "tokens", **changes}
+    return Model(backbone, **shape)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def ours(model: Model, texts: list[str] = TEXTS) -> Array:
     """The embeddings by definition."""
     rows, _ = model.rows(texts, LONGEST)
     weight, bias = model.fused_map()
-    embeddings: Array = (model.hidden(rows).float().mean(1) @ weight.T + bias).numpy()
+    embeddings: Array = (model.features(model.hidden(rows)) @ weight.T + bias).numpy()
     return embeddings
 
 
@@ -77,15 +78,26 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 @family
 @pytest.mark.parametrize("template", ["none", "chat"])
+@pytest.mark.parametrize("readout", ["tokens", "mean"])
 @pytest.mark.parametrize("with_backbone", [False, True])
-def test_same_embeddings(backbone: Get, tmp_path: Path, family: str, template: str, with_backbone: bool) -> None:
+def test_same_embeddings(
+    backbone: Get, tmp_path: Path, family: str, template: str, readout: str, with_backbone: bool
+) -> None:
     """Invariant 7, with texts that are empty, cut, or full of control tokens; the backbone is left alone."""
     base = backbone(family)
     before = weights(base.model)
-    model = make(base, template=template)
+    model = make(base, template=template, readout=readout)
     opened = plain(write(tmp_path / "checkpoint", model, with_backbone=with_backbone))
     assert_same(base.model.state_dict(), before)
     assert True in model.rows(TEXTS, LONGEST)[1]
+    np.testing.assert_allclose(opened.encode(TEXTS), ours(model), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compression", [1, 2, 4, 7])
+def test_any_number_of_tokens(backbone: Get, tmp_path: Path, compression: int) -> None:
+    """An even number leaves one place of the convolution's window empty; texts of a batch differ in what lies there."""
+    model = make(backbone("qwen3"), compression=compression)
+    opened = plain(write(tmp_path / "checkpoint", model))
     np.testing.assert_allclose(opened.encode(TEXTS), ours(model), atol=1e-5, rtol=1e-5)
 
 
