@@ -61,9 +61,9 @@ def step_flops(shape: Shape, queries: list[int], responses: list[int], pairs: Pa
 def encode_flops(shape: Shape, of_lengths: list[int], pairs: Pairs = causal) -> float:
     """Operations of encoding texts of these lengths, special tokens not among them."""
     weights, attention = _per_token(shape)
-    maps = 2 * shape.hidden**3 + 2 * shape.hidden**2 * len(of_lengths)
+    maps = 2 * SPECIAL_TOKENS * 2 * shape.hidden**2
     inputs = [length + SPECIAL_TOKENS for length in of_lengths]
-    return maps + sum(weights * length + attention * pairs(length, 0) for length in inputs)
+    return sum(weights * length + attention * pairs(length, 0) + maps for length in inputs)
 
 
 def _per_token(shape: Shape) -> tuple[float, float]:

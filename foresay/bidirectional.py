@@ -123,6 +123,10 @@ class Bidirectional:
         for layer in self._layers():
             layer.merge(adapter_names=list(self._adapters))
 
+    def bare(self) -> Any:  # noqa: ANN401 - whatever class the model is of
+        """The merged model without what held its adapters, to be saved; this object is then of no more use."""
+        return self._tuner.unload() if self._tuner else self.model
+
     def narrow(self) -> None:
         """Brings trained adapters to the backbone's number type, for use beside it.
 

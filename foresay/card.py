@@ -46,12 +46,15 @@ from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("PATH")
 queries = model.encode_query(["What does frugal mean?"])
-```"""
-_DOCUMENTS = """
+{documents}```"""
+_PLAIN_DOCUMENTS = """\
+documents = model.encode_document(["Careful with money."])
+"""
+_TAUGHT = """
 
 Documents are embedded by the teacher `{name}`, bare, so an index that it made can be searched as it is.
-`Encoder.encode_document` runs it."""
-_QUERIES_ONLY = """ In the plain library this folder embeds queries only, and the teacher's own the documents."""
+`encode_document` runs it."""
+_QUERIES_ONLY = """ In the plain library this folder embeds queries alone: there, load the teacher for the documents."""
 _NOT_PLAIN = """\
 It reads {what}, which the modules of plain sentence-transformers cannot express. With this
 package it has that library's interface too, for all that takes one of its models:
@@ -102,17 +105,18 @@ def write_card(folder: Path, config: dict[str, Any]) -> None:
         **{f"made with: {key}": value for key, value in config["environment"].items()},
     }
     figures = training.get("figures")
-    adapted, documents = config["lora_rank"] > 0, config["documents"]
-    plain = config["readout"] != "layers" and not adapted
-    what = "through a LoRA adapter" if adapted else "every layer of the language model"
+    plain, both = (config["sentence_transformers"][side] for side in ("queries", "documents"))
+    what = "through a LoRA adapter" if config["lora_rank"] else "every layer of the language model"
+    taught = _TAUGHT.format(**config["documents"]) if config["documents"] else ""
     text = _CARD.format(
         library="library_name: sentence-transformers\n" if plain else "",
         tag="sentence-transformers, " if plain else "",
         how="found in closed form" if training.get("method") == "closed form" else "trained",
         decodes="; an embedding's soft prompt decodes to text" if config["decodes"] else "",
         decoding=_DECODING if config["decodes"] else "",
-        plain=(_PLAIN if plain else _NOT_PLAIN.format(what=what))
-        + (_DOCUMENTS.format(**documents) + (_QUERIES_ONLY if plain else "") if documents else ""),
+        plain=(_PLAIN.format(documents=_PLAIN_DOCUMENTS if both else "") if plain else _NOT_PLAIN.format(what=what))
+        + taught
+        + (_QUERIES_ONLY if plain and not both else ""),
         backbone=name,
         base_model=f"base_model: {backbone['name']}\n" if is_hub_id else "",
         tokens=config["thought"] + config["compression"],

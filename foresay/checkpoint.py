@@ -16,39 +16,29 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from . import __version__
-from .backbone import Backbone, locate
+from .backbone import Backbone, locate, same_backbone
 from .card import write_card
-from .encoder import Array, DocumentTeacher, Encoder
+from .encoder import DocumentTeacher, Encoder
 from .environment import environment
 from .errors import BackboneError, CheckpointError, VerifyError
+from .golden import GOLDEN, TOLERANCE, Verdict, distance, golden_vectors, recompute, recompute_plain
 from .journal import sync, write_json
 from .model import Model
-from .plain import COPY, write_backbone, write_plain
+from .plain import COPY
+from .routes import DOCUMENT, QUERY, Parts, write_models
 
-CONFIG, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
+CONFIG, WEIGHTS = "foresay.json", "foresay.safetensors"
 FORMAT = 1
-GOLDEN_TEXTS = (
-    "What does frugal mean?",
-    "How is whooping cough passed from one person to another?",
-    "x",
-    "Ça coûte combien? 日本語 🙂",
-    "A text that holds <|im_end|> and <think> is a text.",
-    "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
-)
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
-"""Largest relative distance to the golden vectors by number type: what other kernels may differ by; for few bits, what
-the same weights in more bits do (.04 and .29 on the packaged backbone)."""
 
 
 def save(
@@ -81,21 +71,12 @@ def save(
     model = encoder.model
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, draft / WEIGHTS)
-    golden = _golden(encoder, documents=plain)
+    golden = golden_vectors(encoder, documents=plain)
     save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
-    bundled = False
-    if model.readout == "layers" or model.adapter:  # beyond the library's modules; only Encoder reads such a folder
-        bundled = with_backbone
-        if bundled:
-            write_backbone(draft / COPY, model.backbone)
-    elif plain or with_backbone:
-        prompts = encoder.prompts
-        if encoder.document_teacher:
-            prompts = {name: text for name, text in prompts.items() if not name.endswith("document")}
-        bundled = write_plain(draft, model, prompts=prompts, max_tokens=encoder.max_tokens, with_backbone=with_backbone)
+    parts = write_models(draft, encoder, with_backbone=with_backbone) if plain or with_backbone else Parts()
     if extra:
         extra(draft)
-    config = _describe(encoder, record or {}, bundled)
+    config = _describe(encoder, record or {}, parts)
     write_card(draft, config)
     files = sorted([path.name for path in draft.iterdir()] + [CONFIG])
     write_json(draft / CONFIG, {**config, "files": files})
@@ -134,7 +115,7 @@ def load(
         max_tokens=config["max_tokens"],
         dims=config["dims"],
         decodes=config["decodes"],
-        document_teacher=config["documents"] and DocumentTeacher(**config["documents"]),
+        document_teacher=_document_teacher(folder, config["documents"]),
     )
 
 
@@ -201,26 +182,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How far one way of computing the golden vectors is off.
-
-    Attributes:
-        way: what computed them.
-        distance: largest distance of a vector to its golden one, relative to that one's length.
-        tolerance: largest distance allowed for the number types involved.
-    """
-
-    way: str
-    distance: float
-    tolerance: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the distance is within the tolerance (NaN is not)."""
-        return self.distance <= self.tolerance
-
-
 def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> list[Verdict]:
     """Recomputes the golden vectors by every way this machine has.
 
@@ -237,18 +198,8 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
     used = encoder.model.backbone.number_type
     tolerance = max(TOLERANCE[used], TOLERANCE[config["backbone"]["dtype"]])
-    expected = golden["embeddings"].numpy()
-    texts = list(GOLDEN_TEXTS)
-    computed = {
-        "foresay, in a batch": (encoder.encode(texts, on_cut="ignore"), expected),
-        "foresay, one at a time": (np.stack([encoder.encode(text, on_cut="ignore") for text in texts]), expected),
-        "foresay, soft prompts": (encoder.soft_prompts(texts, on_cut="ignore"), golden["soft_prompts"].numpy()),
-    }
-    if "documents" in golden:
-        computed["foresay, documents"] = (encoder.encode_document(texts), golden["documents"].numpy())
-    if (folder / "modules.json").is_file():
-        computed["sentence-transformers"] = (_plain_embeddings(folder, encoder, texts), expected)
-    verdicts = [Verdict(way, _distance(found, wanted), tolerance) for way, (found, wanted) in computed.items()]
+    computed = recompute(encoder, golden) | recompute_plain(folder, encoder, golden, **config["sentence_transformers"])
+    verdicts = [Verdict(way, distance(found, golden[name]), tolerance) for way, (name, found) in computed.items()]
     wrong = [verdict for verdict in verdicts if not verdict.agrees]
     if wrong:
         listed = "; ".join(f"{v.way} is off by {v.distance:.2g}, allowed {v.tolerance:.2g}" for v in wrong)
@@ -270,7 +221,7 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
 # -- the parts ------------------------------------------------------------------------------------------
 
 
-def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[str, Any]:
+def _describe(encoder: Encoder, record: dict[str, Any], parts: Parts) -> dict[str, Any]:
     model, backbone = encoder.model, encoder.model.backbone
     name = backbone.name
     if Path(name).is_dir():
@@ -283,7 +234,7 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
             "name": name,
             "revision": backbone.revision,
             "dtype": backbone.number_type,
-            "bundled": bundled,
+            "bundled": parts.backbone,
         },
         "thought": model.thought,
         "compression": model.compression,
@@ -296,25 +247,26 @@ def _describe(encoder: Encoder, record: dict[str, Any], bundled: bool) -> dict[s
         "decodes": encoder.decodes,
         "max_tokens": encoder.max_tokens,
         "prompts": encoder.prompts,
-        "documents": encoder.document_teacher and asdict(encoder.document_teacher),
+        "documents": encoder.document_teacher and {**asdict(encoder.document_teacher), "bundled": parts.teacher},
+        "sentence_transformers": {"queries": parts.plain, "documents": parts.documents},
         "training": record,
         "environment": environment(backbone.device),
     }
 
 
-def _golden(encoder: Encoder, *, documents: bool) -> dict[str, torch.Tensor]:
-    texts = list(GOLDEN_TEXTS)
-    golden = {"embeddings": encoder.encode(texts, on_cut="ignore")}
-    golden["soft_prompts"] = encoder.soft_prompts(texts, on_cut="ignore")
-    if documents and encoder.document_teacher:
-        golden["documents"] = encoder.encode_document(texts)
-    return {name: torch.from_numpy(array) for name, array in golden.items()}
+def _document_teacher(folder: Path, described: dict[str, Any] | None) -> DocumentTeacher | None:
+    if described is None:
+        return None
+    if described["bundled"]:
+        return DocumentTeacher(str(folder / DOCUMENT), None, described["max_tokens"], turned=True)
+    return DocumentTeacher(**{name: value for name, value in described.items() if name != "bundled"})
 
 
 def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: str) -> Backbone:
     dtype = described["dtype"] if dtype == "auto" else dtype
     if described["bundled"]:
-        return Backbone.load(str(folder / COPY), device=device, dtype=dtype)
+        copies = [home for home in (folder / QUERY / COPY, folder / COPY) if home.is_dir()]
+        return Backbone.load(str(copies[0] if copies else folder / COPY), device=device, dtype=dtype)
     name = described["name"]
     if Path(name).is_absolute() and not Path(locate(name)).is_dir():
         raise BackboneError(
@@ -324,17 +276,6 @@ def _load_backbone(folder: Path, described: dict[str, Any], device: str, dtype: 
     return Backbone.load(name, revision=described["revision"], device=device, dtype=dtype)
 
 
-def same_backbone(backbone: Backbone, name: str, expected: torch.Tensor) -> None:
-    """Refuses a backbone whose sample of weights is not the expected one; `name` is the one that was recorded."""
-    found = backbone.sample()
-    known = ~(found.isnan() | expected.isnan()) if found.shape == expected.shape else None
-    if known is None or not torch.allclose(found[known], expected[known], rtol=1e-2, atol=1e-3):
-        raise BackboneError(
-            f"{backbone.name} is not the model this checkpoint was trained on ({name}): its weights differ; "
-            "pass the right one, or the right revision"
-        )
-
-
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
@@ -342,21 +283,6 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete: get or make it again") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); get or make the checkpoint again") from None
-
-
-def _plain_embeddings(folder: Path, encoder: Encoder, texts: list[str]) -> Array:
-    """The vectors of the plain library on the same device and in the same number type."""
-    from sentence_transformers import SentenceTransformer
-
-    backbone = encoder.model.backbone
-    plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
-    return np.asarray(plain.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32)
-
-
-def _distance(found: Array, golden: Array) -> float:
-    """Largest relative distance of a row, over the rows."""
-    flat, wanted = (array.reshape(len(array), -1).astype(np.float64) for array in (found, golden))
-    return float((np.linalg.norm(flat - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())
 
 
 def appear(draft: Path, folder: Path) -> None:

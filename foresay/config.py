@@ -147,12 +147,13 @@ class ShapeConfig(Options):
         tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
     ] = ()
     documents: Annotated[
-        Documents, "Who embeds documents: the checkpoint, or the teacher, whose existing index then serves on."
-    ] = "checkpoint"
+        Documents,
+        "Who embeds documents: the teacher, whose existing index then serves on, or the checkpoint, as published.",
+    ] = "teacher"
     query_prompt: Annotated[str, "Stored in the checkpoint: what encode_query puts before a text."] = ""
-    document_prompt: Annotated[str, "Stored in the checkpoint: what encode_document puts before a text."] = (
-        "Summarize the following passage: "
-    )
+    document_prompt: Annotated[
+        str, "Stored in the checkpoint: what encode_document puts before a text that the teacher does not embed."
+    ] = "Summarize the following passage: "
     max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
     held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
     dtype: Annotated[
@@ -242,6 +243,7 @@ _PUBLISHED: dict[str, Any] = {
     "compression": 10,
     "template": "none",
     "readout": "mean",
+    "documents": "checkpoint",
     "start": "random",
     "steps": 5000,
     "batch_size": 32,

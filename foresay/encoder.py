@@ -45,11 +45,13 @@ class DocumentTeacher:
         name: as `load_teacher` takes it.
         revision: which it has to have.
         max_tokens: longer documents are cut to this many tokens.
+        turned: whether its vectors are in the embedding's own axes already, as those of a bundle's teacher are.
     """
 
     name: str
     revision: str | None
     max_tokens: int
+    turned: bool = False
 
 
 class Encoder:
@@ -182,7 +184,7 @@ class Encoder:
             return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
         vectors = self.load_document_teacher().embed(check_texts(texts))
         rotation = self.model.rotation
-        if rotation is not None:
+        if rotation is not None and not self.document_teacher.turned:
             vectors = vectors @ rotation.cpu().numpy()
         length, normalize = options.get("truncate_dim"), bool(options.get("normalize_embeddings"))
         vectors = self._finish(vectors, length, normalize)  # type: ignore[arg-type]

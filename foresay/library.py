@@ -2,7 +2,7 @@
 
 In: an encoder. Out: an object for whatever takes a loaded SentenceTransformer, as mteb does.
 What a reader would get wrong: for most checkpoints it is not needed, `SentenceTransformer(folder)` opens them. It is
-for those that read every layer, and for those whose documents the teacher embeds.
+for those that read every layer, or through a LoRA adapter.
 """
 
 from collections.abc import Sequence

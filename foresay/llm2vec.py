@@ -15,7 +15,7 @@ config from the backbone, whose attention is causal. So it is pointed at our `ba
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling, WordWeights
 
 from . import __version__
-from .backbone import Backbone, locate
+from .backbone import Backbone, locate, same_backbone
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
-from .checkpoint import same_backbone
 from .config import TeachConfig
 from .errors import InputError
 from .journal import read_json, write_json
@@ -61,7 +60,7 @@ class LLM2VecTeacher:
     pooling = "mean"
 
     def __init__(
-        self, reader: Bidirectional, name: str, config: TeachConfig | None = None, revision: str | None = None
+        self, reader: Bidirectional, name: str, config: TeachConfig | None = None, adapters: Sequence[Path] = ()
     ) -> None:
         """Uses a model that is loaded already.
 
@@ -69,10 +68,11 @@ class LLM2VecTeacher:
             reader: backbone and adapters.
             name: what the teacher is called in a folder of targets.
             config: lengths and batch size.
-            revision: tells two teachers of the same name apart.
+            adapters: folders that the reader's adapters are from; a hash of their weights is the teacher's revision.
         """
         config = config or TeachConfig()
-        self.reader, self.name, self.revision = reader, name, revision
+        self.reader, self.name, self.adapters = reader, name, tuple(adapters)
+        self.revision = fingerprint(adapters) if adapters else None
         self.dim = reader.backbone.hidden_size
         room = reader.backbone.max_positions - len(reader.before) - len(reader.behind)
         self.max_tokens = min(config.max_tokens, room)
@@ -133,7 +133,7 @@ def _load_own(
     model, is_shared = _model(base["name"], base["revision"], base["dtype"], backbone, device)
     same_backbone(model, base["name"], load_file(folder / GOLDEN)["backbone_sample"])
     reader = _with_adapters(Bidirectional(model), chain, merge=not is_shared)
-    return LLM2VecTeacher(reader, name, config, fingerprint(chain))
+    return LLM2VecTeacher(reader, name, config, chain)
 
 
 def _load_published(
@@ -142,7 +142,7 @@ def _load_published(
     chain, base = _chain(name, folder)
     model, is_shared = _model(base, None, "auto", backbone, device)
     reader = _with_adapters(Bidirectional(model, *_frame(model)), chain, merge=not is_shared)
-    return LLM2VecTeacher(reader, name, config, fingerprint(chain))
+    return LLM2VecTeacher(reader, name, config, chain)
 
 
 def _model(
@@ -228,7 +228,8 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
     base = str(source.resolve()) if source.is_dir() else backbone.name
     reader.save_adapter(folder / "adapter", base, backbone.revision)
     save_file({"backbone_sample": backbone.sample()}, folder / GOLDEN)
-    _write_plain(folder, reader, min(TeachConfig().max_tokens + len(backbone.leading_ids), backbone.max_positions))
+    longest = min(TeachConfig().max_tokens + len(backbone.leading_ids), backbone.max_positions)
+    write_layout(folder, backbone, longest)
     about = {
         "format": "foresay-teacher",
         "format_version": FORMAT,
@@ -244,8 +245,15 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
     write_json(folder / CONFIG, about)
 
 
-def _write_plain(folder: Path, reader: Bidirectional, max_tokens: int) -> None:
-    backbone = reader.backbone
+def write_layout(folder: Path, backbone: Backbone, max_tokens: int, turn: Iterable[torch.nn.Module] = ()) -> None:
+    """Writes what plain sentence-transformers needs to read in both directions, but for the adapter, in `adapter/`.
+
+    Args:
+        folder: to write into.
+        backbone: the language model, which the adapter names.
+        max_tokens: longest text, a leading token included.
+        turn: modules between states and mean.
+    """
     config = copy.deepcopy(backbone.model.config)
     for part in (config, config.get_text_config()):
         part.is_causal = False
@@ -253,9 +261,16 @@ def _write_plain(folder: Path, reader: Bidirectional, max_tokens: int) -> None:
     transformer = transformer_config(backbone, max_tokens)
     transformer["config_kwargs"] = {"_configuration_file": "backbone_config.json"}
     transformer["model_kwargs"]["adapter_kwargs"] = {"subfolder": "adapter"}
+    write_mean(folder, backbone, transformer, turn)
+
+
+def write_mean(
+    folder: Path, backbone: Backbone, transformer: dict[str, Any], turn: Iterable[torch.nn.Module] = ()
+) -> None:
+    """Writes the files of the mean state of a text's tokens; `transformer` says how the library loads the backbone."""
     write_json(folder / "sentence_bert_config.json", transformer)
-    write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], max_tokens)
-    write_modules(folder, "", _pooling(backbone))
+    write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], transformer["max_seq_length"])
+    write_modules(folder, "", [*turn, *_pooling(backbone)])
     write_library_config(folder, {})
 
 

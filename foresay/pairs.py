@@ -97,7 +97,10 @@ def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
     document_teacher = None
     if config.documents == "teacher":
         if "teacher" not in pairs.origin:
-            raise InputError("documents are to be embedded by the teacher, and nothing says which: use Pairs.load")
+            raise InputError(
+                "documents are to be embedded by the teacher, and the pairs do not say which that is: use Pairs.load, "
+                "or let the checkpoint do it: documents='checkpoint'"
+            )
         document_teacher = DocumentTeacher(*(pairs.origin[name] for name in ("teacher", "revision", "max_tokens")))
     return Encoder(
         model,

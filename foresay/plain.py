@@ -136,7 +136,7 @@ def _write_adapter(home: Path, model: Model, ids: list[int]) -> None:
     """The special tokens as a PEFT adapter; the library loads the backbone without its head, and names start there."""
     backbone = model.backbone
     source = Path(locate(backbone.name))
-    name = _name_of(backbone.embedding, backbone.model.base_model)
+    name = name_of(backbone.embedding, backbone.model.base_model)
     TrainableTokensConfig(
         base_model_name_or_path=str(source.resolve()) if source.is_dir() else backbone.name,
         revision=backbone.revision,
@@ -158,10 +158,10 @@ def _write_copy(home: Path, model: Model, ids: list[int], rows: int) -> None:
     head = inner.get_output_embeddings()
     state = inner.state_dict()
     for key, value in head.state_dict().items():
-        state[f"{_name_of(head, inner)}.{key}"] = _grown(value, rows)
+        state[f"{name_of(head, inner)}.{key}"] = _grown(value, rows)
     table = _grown(backbone.embedding.weight, rows).clone()
     table[ids] = model.special_tokens.detach().to(table)
-    state[f"{_name_of(backbone.embedding, inner)}.weight"] = table
+    state[f"{name_of(backbone.embedding, inner)}.weight"] = table
     inner.save_pretrained(home, state_dict=state)
     config = copy.deepcopy(inner.config)
     for part in (config, config.get_text_config()):
@@ -186,7 +186,8 @@ def _grown(weight: Tensor, rows: int) -> Tensor:
     return torch.cat([weight, mean.expand(added, *weight.shape[1:])])
 
 
-def _name_of(wanted: nn.Module, root: nn.Module) -> str:
+def name_of(wanted: nn.Module, root: nn.Module) -> str:
+    """Name of a module inside another one."""
     names: list[str] = [name for name, module in root.named_modules() if module is wanted]
     if not names:
         raise BackboneError(

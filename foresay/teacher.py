@@ -34,7 +34,7 @@ from .config import TeacherConfig
 from .data import Progress
 from .errors import BackboneError, InputError
 from .journal import differences, load_object, read_json, write_json
-from .llm2vec import LLM2VecTeacher, fingerprint, save
+from .llm2vec import LLM2VecTeacher, save
 from .stages import DROPOUT, blank, mntp_gradient, simcse_gradient
 from .step import Figures
 from .stop import Stopped, stop_signals
@@ -276,4 +276,4 @@ class _Run:
         """Writes the teacher into the output folder itself."""
         self.reader.model.eval()
         save(self.output, self.reader, self._identity())
-        return LLM2VecTeacher(self.reader, str(self.output), revision=fingerprint([self.output / "adapter"]))
+        return LLM2VecTeacher(self.reader, str(self.output), adapters=[self.output / "adapter"])

@@ -122,11 +122,14 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     from foresay.backbone import Backbone
     from foresay.config import TrainConfig
     from foresay.pairs import Pairs
+    from foresay.teach import load_teacher
     from foresay.train import train
 
     monkeypatch.chdir(tmp_path)
     nano = Backbone.load("nano", device="cpu", dtype="float32")
-    pairs = Pairs(["a", "b", "c"], ["one", "two", "three"], np.eye(3, 256, dtype=np.float32))
+    teacher = load_teacher("nano-teacher", nano)
+    origin = {"teacher": teacher.name, "revision": teacher.revision, "max_tokens": teacher.max_tokens}
+    pairs = Pairs(["a", "b", "c"], ["one", "two", "three"], np.eye(3, 256, dtype=np.float32), origin)
     train(pairs, nano, Path("quickstart/checkpoint"), TrainConfig(steps=1, batch_size=3, compression=2))
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) >= 2

@@ -228,8 +228,15 @@ def encoder(backbone: Get) -> Encoder:
 @pytest.mark.parametrize(
     ("name", "kind"), [("STS12", "sts"), ("ArguAna", "retrieval"), ("Banking77Classification", "classification")]
 )
-def test_the_plain_folder_scores_the_same(name: str, kind: str, encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("documents", ["checkpoint", "teacher"])
+def test_the_plain_folder_scores_the_same(
+    name: str, kind: str, documents: str, encoder: Encoder, tmp_path: Path
+) -> None:
     """In plain sentence-transformers, by mteb alone, with the prompts that the checkpoint brings."""
+    if documents == "teacher":
+        base = encoder.model.backbone
+        wide = Encoder(Model(base, thought=1, compression=2, dim=32, seed=1), prompts=encoder.prompts, max_tokens=90)
+        encoder = wide.with_document_teacher(SelfTeacher(base))
     checkpoint.save(tmp_path / "c", encoder)
     task = folder_task(write(tmp_path / name, kind))
     (ours,) = evaluate({"foresay": Encoder.from_pretrained(tmp_path / "c", device="cpu")}, [task], tmp_path / "out")

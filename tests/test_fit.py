@@ -103,7 +103,7 @@ def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> Non
     base = backbone("qwen3")
     _, targets = made(base)
     pairs = Pairs(TEXTS, TEXTS, targets, {"teacher": "t", "revision": None})
-    config = FitConfig(compression=3, readout=readout, template="chat", held_out=4)  # type: ignore[arg-type]
+    config = FitConfig(compression=3, readout=readout, documents="checkpoint", held_out=4)  # type: ignore[arg-type]
     encoder = fit(pairs, base, tmp_path / "c", config)
     again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))
@@ -120,7 +120,8 @@ def test_a_bundle_of_every_layer(backbone: Get, tmp_path: Path) -> None:
     """Plain sentence-transformers cannot open it, but it is self-contained."""
     base = backbone("llama")
     _, targets = made(base)
-    encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", FitConfig(compression=3, readout="layers"))
+    config = FitConfig(compression=3, readout="layers", documents="checkpoint")
+    encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", config)
     checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
     (tmp_path / "b").rename(tmp_path / "moved")
     moved = Encoder.from_pretrained(tmp_path / "moved", device="cpu")

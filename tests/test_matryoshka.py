@@ -92,7 +92,7 @@ def test_a_teacher_handed_in(backbone: Get, tmp_path: Path) -> None:
     """Any checkpoint can search an index of its teacher's; a stranger is refused by its width."""
     base = backbone("qwen3")
     pairs, teacher = taught(base)
-    encoder = fit(pairs, base, tmp_path / "c", FitConfig(compression=3))
+    encoder = fit(pairs, base, tmp_path / "c", FitConfig(compression=3, documents="checkpoint"))
     with_teacher = encoder.with_document_teacher(teacher)
     np.testing.assert_array_equal(with_teacher.encode_document(TEXTS), teacher.embed(TEXTS))
     assert encoder.document_teacher is None

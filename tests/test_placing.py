@@ -12,8 +12,7 @@ from accelerate import dispatch_model
 from transformers import AutoModelForCausalLM
 
 from foresay import checkpoint, placing
-from foresay.backbone import Backbone
-from foresay.checkpoint import same_backbone
+from foresay.backbone import Backbone, same_backbone
 from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError

@@ -35,7 +35,8 @@ RESPONSES = [f"{sentence} is the answer to {i}." for i in range(4) for sentence 
 
 def small(**changes: Any) -> TrainConfig:  # noqa: ANN401
     """Options for seconds."""
-    few = {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
+    few: dict[str, Any] = {"documents": "checkpoint"}
+    few |= {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
     return TrainConfig(**{**few, **changes})
 
 
@@ -193,7 +194,9 @@ def test_it_overfits_eight_pairs(tmp_path: Path) -> None:
     words = ["cat", "dog", "sun", "moon", "tree", "fish", "king", "bread"]
     responses = [f"The {word} is here." for word in words]
     targets = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
-    config = TrainConfig(start="random", steps=50, batch_size=8, learning_rate=1e-2, warmup_steps=10, compression=4)
+    config = small(
+        start="random", steps=50, learning_rate=1e-2, warmup_steps=10, compression=4, micro_batch_tokens=8192
+    )
     seen: list[Figures] = []
     encoder = train(
         Pairs(queries, responses, targets),

@@ -1,0 +1,151 @@
+"""A checkpoint whose documents a teacher embeds, in plain sentence-transformers: both sides of one folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoConfig, AutoModel
+
+from foresay import checkpoint
+from foresay.backbone import Backbone
+from foresay.config import FitConfig, TeachConfig, TeacherConfig
+from foresay.encoder import Encoder
+from foresay.fit import fit
+from foresay.pairs import Pairs
+from foresay.routes import DOCUMENT, QUERY
+from foresay.teach import SentenceTransformerTeacher, Teacher, load_teacher
+from foresay.teacher import make_teacher
+
+from .conftest import SENTENCES, make_tokenizer
+
+Get = Callable[[str], Backbone]
+TEXTS = [*SENTENCES, "word " * 90, "a <|im_end|>b <think> <|foresay_0|> </think><|endoftext|>"]
+KINDS = ("self", "llm2vec", "sentence-transformers")
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def encoder_folder(path: Path) -> Path:
+    """A sentence-transformers model of another architecture, that normalises and has a default prompt."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(
+        "bert", vocab_size=460, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    AutoModel.from_config(config).save_pretrained(path / "bare")
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(path / "bare")
+    model = SentenceTransformer(
+        modules=[Transformer(str(path / "bare"), max_seq_length=40), Pooling(24, "cls"), Normalize()],
+        device="cpu",
+        prompts={"query": "Answer this: "},
+        default_prompt_name="query",
+    )
+    model.save(str(path / "encoder"), create_model_card=False)
+    return path / "encoder"
+
+
+def taught(kind: str, base: Backbone, path: Path) -> Teacher:
+    """A teacher of a kind."""
+    name = kind
+    if kind == "llm2vec":
+        config = TeacherConfig(mntp_steps=1, simcse_steps=1, mntp_batch_size=4, simcse_batch_size=4, seed=1)
+        make_teacher(TEXTS, base, path / "teacher", config)
+        name = str(path / "teacher")
+    elif kind == "sentence-transformers":
+        name = str(encoder_folder(path))
+    return load_teacher(name, base, "cpu", TeachConfig(max_tokens=32))
+
+
+def fitted(folder: Path, base: Backbone, teacher: Teacher, **changes: object) -> Encoder:
+    """A checkpoint with such a teacher."""
+    origin = {"teacher": teacher.name, "revision": teacher.revision, "max_tokens": teacher.max_tokens}
+    config = FitConfig(**{"compression": 3, "query_prompt": "Say: ", **changes})  # type: ignore[arg-type]
+    return fit(Pairs(TEXTS, TEXTS, teacher.embed(TEXTS), origin), base, folder, config)
+
+
+def assert_both_sides(folder: Path, encoder: Encoder) -> None:
+    """The plain library's vectors are the encoder's; texts that are neither query nor document count as queries."""
+    plain = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(plain.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(plain.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(plain.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode(TEXTS, prompt_name="STS12"), encoder.encode(TEXTS, prompt_name="STS12"), atol=1e-5
+    )
+    assert plain.get_embedding_dimension() == encoder.dim
+    assert not [name for name in plain.prompts if name.endswith("-document")]
+
+
+@kinds
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("dims", [(), (8,)])
+def test_both_sides(backbone: Get, tmp_path: Path, kind: str, family: str, dims: tuple[int, ...]) -> None:
+    """By name: no weight of the teacher is in the folder but its adapter; a leading token and axes of one's own too."""
+    base = backbone(family)
+    teacher = taught(kind, base, tmp_path)
+    encoder = fitted(tmp_path / "c", base, teacher, dims=dims)
+    assert_both_sides(tmp_path / "c", encoder)
+    assert not (tmp_path / "c" / DOCUMENT / "model.safetensors").exists()
+    ways = {verdict.way: verdict.distance for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    assert ways["sentence-transformers, documents"] < 1e-5
+    assert "model.encode_document" in (tmp_path / "c" / "README.md").read_text()
+
+
+@kinds
+@pytest.mark.parametrize("dims", [(), (8,)])
+def test_a_bundle_holds_the_teacher(backbone: Get, tmp_path: Path, kind: str, dims: tuple[int, ...]) -> None:
+    """Moved, with backbone and teacher gone, both libraries open it."""
+    home = shutil.copytree(backbone("qwen3").name, tmp_path / "backbone")
+    base = Backbone.load(str(home), device="cpu")
+    encoder = fitted(tmp_path / "c", base, taught(kind, base, tmp_path), dims=dims)
+    checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
+    moved = (tmp_path / "b").rename(tmp_path / "moved")
+    for gone in ("backbone", "teacher", "bare", "encoder", "c"):
+        shutil.rmtree(tmp_path / gone, ignore_errors=True)
+    again = Encoder.from_pretrained(moved, device="cpu")
+    np.testing.assert_allclose(again.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(again.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
+    assert_both_sides(moved, again)
+    assert all(verdict.distance < 1e-4 for verdict in checkpoint.verify(moved, device="cpu"))
+    checkpoint.bundle(moved, tmp_path / "again", device="cpu")  # not turned twice
+    assert_both_sides(tmp_path / "again", again)
+
+
+def test_half_precision(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each side opens in its own number type, and no module trips over the other's."""
+    base = Backbone.load(str(folder("llama")), device="cpu", dtype="bfloat16")
+    for kind in KINDS:
+        home = tmp_path / kind
+        encoder = fitted(home / "c", base, taught(kind, base, home), dims=(8,))
+        plain = SentenceTransformer(str(home / "c"), device="cpu")
+        for found, expected in (
+            (plain.encode_query(TEXTS), encoder.encode_query(TEXTS)),
+            (plain.encode_document(TEXTS), encoder.encode_document(TEXTS)),
+        ):
+            assert np.diag(Encoder.similarity(found, expected)).min() > 0.999
+
+
+def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries alone, and the library says so when it gets a document; so does the card."""
+    base = backbone("qwen3")
+    teacher = load_teacher(str(encoder_folder(tmp_path)), base, "cpu", TeachConfig(max_tokens=32))
+    assert isinstance(teacher, SentenceTransformerTeacher)
+    monkeypatch.setattr("foresay.routes._weights_of", lambda name: None)  # as if it lay deeper in a repository
+    encoder = fitted(tmp_path / "c", base, teacher)
+    assert (tmp_path / "c" / QUERY).is_dir() and not (tmp_path / "c" / DOCUMENT).exists()
+    plain = SentenceTransformer(str(tmp_path / "c"), device="cpu")
+    np.testing.assert_allclose(plain.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
+    with pytest.raises(ValueError, match="No route found for task type 'document'"):
+        plain.encode_document(TEXTS)
+    ways = {verdict.way for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    assert {"foresay, documents", "sentence-transformers"} <= ways
+    assert "sentence-transformers, documents" not in ways
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "embeds queries alone" in card and "model.encode_document" not in card
