@@ -89,7 +89,8 @@ def saved_bytes(shape: Shape) -> int:
 def training_bytes(shape: Shape, micro_batch_tokens: int) -> float:
     """Estimated peak of a training step on a GPU."""
     weights = 2 * shape.parameters
-    trained = 16 * (SPECIAL_TOKENS * shape.hidden + 2 * shape.hidden * (shape.hidden + 1))  # gradient and two moments
+    maps = shape.hidden * (shape.hidden + 1) + shape.hidden * (SPECIAL_TOKENS * shape.hidden + 1)
+    trained = 16 * (SPECIAL_TOKENS * shape.hidden + maps)  # gradient and two moments
     cache = 4 * shape.kv_heads * shape.head_dim * shape.layers * micro_batch_tokens
     passing = 2 * 4 * shape.mlp * micro_batch_tokens  # what a layer needs and does not keep
     logits = 14 * LOGITS_AT_ONCE  # in bf16, float32, their logarithms, and the slope

@@ -53,7 +53,7 @@ def main(run: Path, output: Path) -> None:
     rows = read_responses(run / "responses.jsonl")
     answered, asked = teacher.embed([row.response for row in rows]), teacher.embed([row.query for row in rows])
     shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
-    encoder = Encoder(Model(backbone, thought=0, compression=10, dim=teacher.dim, template="chat"))
+    encoder = Encoder(Model(backbone, thought=0, compression=10, dim=teacher.dim, template="chat", readout="tokens"))
     order = np.random.default_rng(0).permutation(len(rows))
     lines = [line("teacher on the question", teacher, teacher, shelf, harm)]
     for share in SHARES:

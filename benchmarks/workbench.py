@@ -82,8 +82,10 @@ class Shape:
         return Backbone(model, _tokenizer(self.vocabulary), f"random Qwen3, {self.parameters / 1e6:.0f} M parameters")
 
     def model(self, backbone: Backbone | None = None) -> Model:
-        """A Foresay model on such a backbone, with special tokens as published."""
-        return Model(backbone or self.backbone(), thought=0, compression=SPECIAL_TOKENS, dim=self.hidden)
+        """A Foresay model on such a backbone, of the default shape."""
+        return Model(
+            backbone or self.backbone(), thought=0, compression=SPECIAL_TOKENS, dim=self.hidden, readout="tokens"
+        )
 
 
 SMALL = Shape(512, 1536, 14, 8, 4, 64, 32768)

@@ -395,12 +395,12 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
     click.echo(f"{checkpoint}: verified")
 
 
-@main.command(short_help="Copy a checkpoint with its language model inside.")
+@main.command(short_help="Copy a checkpoint with its models inside.")
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @shared("device")
 def bundle(checkpoint: str, output: Path, device: str) -> None:
-    """Copy CHECKPOINT with its language model inside: a folder to move, or to serve elsewhere."""
+    """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
     _calm_libraries()
     from .checkpoint import bundle as run
 
@@ -436,10 +436,8 @@ def convert(published: str, output: Path, backbone: str | None, device: str) -> 
 @click.option(
     "--documents",
     type=click.Choice(["checkpoint", "teacher"]),
-    default="checkpoint",
-    show_default=True,
-    help="Who embeds documents. Embeddings live in the teacher's space, so an index that the teacher made can be "
-    "searched as it is.",
+    help="Who embeds documents; if left out, who does in the checkpoint's own use. Embeddings live in the teacher's "
+    "space, so an index that the teacher made can be searched as it is.",
 )
 @click.option(
     "--prompts",

@@ -191,20 +191,20 @@ class Encoder:
         single: Array = vectors[0] if isinstance(texts, str) else vectors
         return single
 
-    def with_document_teacher(self, teacher: "Teacher") -> Self:
-        """The same encoder, with documents embedded by a loaded teacher.
+    def with_document_teacher(self, teacher: "Teacher | None") -> Self:
+        """The same encoder, with documents embedded by a loaded teacher; by the checkpoint itself without one.
 
         Raises:
             InputError: if its vectors have another width than the embeddings.
         """
-        if teacher.dim != self.dim:
+        if teacher is not None and teacher.dim != self.dim:
             raise InputError(
                 f"{teacher.name} gives vectors of width {teacher.dim}, the checkpoint embeds in {self.dim}; "
                 "documents can be embedded by the teacher that set the targets, and by no other"
             )
         other = copy.copy(self)
-        other.document_teacher = DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
-        other._teacher = teacher
+        named = None if teacher is None else DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
+        other.document_teacher, other._teacher = named, teacher
         return other
 
     def load_document_teacher(self) -> "Teacher":

@@ -260,6 +260,7 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
     """From states to the embedding.
 
     The map comes first: the library casts it to the backbone's number type, and what leaves WordWeights is float32.
+    It is stored in that type, in half the bytes.
     """
     vocab = [""] * rows
     names = {token: f"compression_{i}" for i, token in enumerate(ids[model.thought :])}
@@ -269,7 +270,11 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
     if model.readout == "tokens":
         counted = [counted[model.compression // 2]]
     mapped = _convolution(model) if model.readout == "tokens" else _dense(model)
-    return [mapped, WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0), Pooling(model.dim, "mean")]
+    return [
+        mapped.to(model.backbone.dtype),
+        WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0),
+        Pooling(model.dim, "mean"),
+    ]
 
 
 def _dense(model: Model) -> Dense:

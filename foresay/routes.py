@@ -11,6 +11,7 @@ else to anything; so for a teacher that is no adapter one is written, which adds
 """
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from .plain import (
     write_plain,
 )
 from .teach import SelfTeacher, SentenceTransformerTeacher, Teacher
+
+logger = logging.getLogger(__name__)
 
 QUERY, DOCUMENT = "query", "document"
 
@@ -74,6 +77,9 @@ def write_models(folder: Path, encoder: Encoder, *, with_backbone: bool) -> Part
     if plain or with_backbone:
         rotation = None if encoder.document_teacher.turned else encoder.model.rotation
         written = write_teacher(folder / DOCUMENT, encoder.load_document_teacher(), rotation, whole=with_backbone)
+        if not written:
+            name = encoder.document_teacher.name
+            logger.warning("%s does not go into the folder: plain sentence-transformers embeds queries alone", name)
     if plain:
         write_router(folder, [QUERY, DOCUMENT] if written else [QUERY], prompts)
     return Parts(plain, plain and written, copied, written and with_backbone)
@@ -116,7 +122,8 @@ def write_teacher(folder: Path, teacher: Teacher, rotation: Tensor | None, *, wh
         whole: with its weights; else these go by name.
 
     Returns:
-        whether there is one. There is none of adapters other than `foresay teacher`'s, and of other kinds of teacher.
+        whether there is one. None is of a teacher that puts tokens around a text, as three published LLM2Vec models do;
+        by name, none of two adapters on each other, nor of an adapter that is not LLM2Vec's.
     """
     if isinstance(teacher, SelfTeacher):
         return _write_self(folder, teacher, rotation, whole)
@@ -138,7 +145,7 @@ def _write_self(folder: Path, teacher: SelfTeacher, rotation: Tensor | None, who
 
 def _write_llm2vec(folder: Path, teacher: LLM2VecTeacher, rotation: Tensor | None, whole: bool) -> bool:
     reader, backbone = teacher.reader, teacher.reader.backbone
-    if len(teacher.adapters) != 1 or reader.before != backbone.leading_ids or reader.behind:
+    if reader.before != backbone.leading_ids or reader.behind or len(teacher.adapters) != 1 and not whole:
         return False
     longest, turn = teacher.max_tokens + len(backbone.leading_ids), _turn(rotation, "token_embeddings")
     if whole:

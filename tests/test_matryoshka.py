@@ -96,6 +96,8 @@ def test_a_teacher_handed_in(backbone: Get, tmp_path: Path) -> None:
     with_teacher = encoder.with_document_teacher(teacher)
     np.testing.assert_array_equal(with_teacher.encode_document(TEXTS), teacher.embed(TEXTS))
     assert encoder.document_teacher is None
+    own = with_teacher.with_document_teacher(None)
+    np.testing.assert_array_equal(own.encode_document(TEXTS), encoder.encode_document(TEXTS))
     stranger = SelfTeacher(base)
     stranger.dim = 7
     with pytest.raises(InputError, match="width 7"):

@@ -15,15 +15,18 @@ import torch
 from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from foresay import bidirectional, llm2vec
+from foresay import bidirectional, checkpoint, llm2vec
 from foresay.backbone import Backbone
 from foresay.bidirectional import Bidirectional
 from foresay.cli import main
 from foresay.config import TeachConfig, TeacherConfig
+from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.llm2vec import LLM2VecTeacher
+from foresay.model import Model
 from foresay.stages import SCALE, blank, mntp_gradient, simcse_gradient
 from foresay.stop import Stopped
 from foresay.teach import SentenceTransformerTeacher, load_teacher
@@ -520,6 +523,24 @@ def by_hand(base: Backbone, adapters: list[Path], text: str, before: str = "", b
     start, own, end = (base.tokenizer(part, add_special_tokens=False).input_ids for part in (before, text, behind))
     lead = [*base.leading_ids, *start]
     return full_attention(base.decoder, [*lead, *own, *end])[len(lead) :].mean(dim=0)
+
+
+def test_a_published_model_embeds_documents(
+    published: Callable[..., Path], backbone: Get, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two adapters go into a bundle, multiplied out; by name they do not, which is told."""
+    base = backbone("qwen3")
+    teacher = load_teacher(str(published("qwen3")), base)
+    model = Model(base, thought=0, compression=2, dim=32, readout="tokens")
+    encoder = Encoder(model).with_document_teacher(teacher)
+    checkpoint.save(tmp_path / "b", encoder, with_backbone=True)
+    plain = SentenceTransformer(str(tmp_path / "b"), device="cpu")
+    np.testing.assert_allclose(plain.encode_document(SENTENCES), teacher.embed(SENTENCES), atol=1e-5)
+    np.testing.assert_allclose(plain.encode_query(SENTENCES), encoder.encode_query(SENTENCES), atol=1e-5)
+    assert "queries alone" not in caplog.text
+    checkpoint.save(tmp_path / "c", encoder)
+    assert "embeds queries alone" in caplog.text
+    assert checkpoint.verify(tmp_path / "c", device="cpu")
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])

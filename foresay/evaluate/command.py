@@ -34,7 +34,7 @@ def compare_checkpoints(
     output: Path,
     *,
     against: Sequence[str] = (),
-    documents: str = "checkpoint",
+    documents: str | None = None,
     prompts: str = "task",
     teacher: str | None = None,
     responses: Path | None = None,
@@ -52,7 +52,7 @@ def compare_checkpoints(
         suites: names as `suite` takes them.
         output: folder of the evaluation; one that is there is continued.
         against: baselines as `load_baseline` takes them.
-        documents: `teacher` to have them embedded by the teacher; `checkpoint` for what the checkpoint says.
+        documents: who embeds them, `teacher` or `checkpoint`; None for who does in the checkpoint's own use.
         prompts: `task` for those of a task, where it has some; `checkpoint` for the checkpoint's own alone.
         teacher: where the teacher is, if it is not where the checkpoint says.
         responses: file of responses, for the baseline of that name.
@@ -72,8 +72,8 @@ def compare_checkpoints(
     loaded: Teacher | None = None
     if documents == "teacher" or _NEED_TEACHER & set(against):
         loaded = teacher_of(checkpoints[0], backbone, device, teacher)
-    if documents == "teacher" and loaded is not None:
-        encoders = [encoder.with_document_teacher(loaded) for encoder in encoders]
+    if documents is not None:
+        encoders = [encoder.with_document_teacher(loaded if documents == "teacher" else None) for encoder in encoders]
     names = [OURS] if len(encoders) == 1 else [f"{OURS} {number}" for number in range(1, len(encoders) + 1)]
     embedders: dict[str, Any] = dict(zip(names, encoders, strict=True))
     methods = {OURS: names}
