@@ -391,7 +391,7 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
     from .checkpoint import verify as run
 
     for verdict in run(checkpoint, device=device, dtype=dtype):
-        click.echo(f"{verdict.way:24} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
+        click.echo(f"{verdict.way:33} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
     click.echo(f"{checkpoint}: verified")
 
 

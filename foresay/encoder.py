@@ -212,7 +212,7 @@ class Encoder:
 
         Raises:
             InputError: if the checkpoint embeds documents itself.
-            CheckpointError: if another teacher is there by that name now.
+            CheckpointError: if no teacher is there by that name now, or another one.
         """
         if self._teacher is not None:
             return self._teacher
@@ -222,7 +222,13 @@ class Encoder:
         if wanted is None:
             raise InputError("this checkpoint embeds documents itself; with_document_teacher makes a teacher do it")
         config = TeachConfig(max_tokens=wanted.max_tokens)
-        teacher = load_teacher(wanted.name, backbone, str(backbone.device), config)
+        try:
+            teacher = load_teacher(wanted.name, backbone, str(backbone.device), config)
+        except InputError as error:
+            raise CheckpointError(
+                f"documents of this checkpoint are embedded by its teacher: {error}; put it back, or hand one in by "
+                "with_document_teacher"
+            ) from error
         if teacher.revision != wanted.revision:
             raise CheckpointError(
                 f"{wanted.name} is there as {teacher.revision}, the targets of this checkpoint are of "

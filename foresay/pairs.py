@@ -76,7 +76,7 @@ def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
     """An encoder of the shape that is asked for, its weights drawn by the seed.
 
     Raises:
-        InputError: if `dims` are not below the targets' width, or the pairs do not name the teacher of the documents.
+        InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named or gone.
     """
     dim = pairs.targets.shape[1]
     if config.dims and config.dims[-1] >= dim:
@@ -102,6 +102,12 @@ def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
                 "or let the checkpoint do it: documents='checkpoint'"
             )
         document_teacher = DocumentTeacher(*(pairs.origin[name] for name in ("teacher", "revision", "max_tokens")))
+        place = Path(document_teacher.name)
+        if place.is_absolute() and not place.exists():
+            raise InputError(
+                f"documents are to be embedded by the teacher {place}, which is gone; put it back, or let the "
+                "checkpoint do it: --documents checkpoint"
+            )
     return Encoder(
         model,
         prompts={**EVALUATION, "query": config.query_prompt, "document": config.document_prompt},

@@ -143,8 +143,10 @@ def load_teacher(
         BackboneError: if an LLM2Vec teacher's backbone cannot be loaded, or is another one than it was made of.
     """
     if name.partition(":")[0] != SELF:
-        from .llm2vec import load  # brings in peft, which the other teachers do without
+        from .llm2vec import NANO_TEACHER, load  # brings in peft, which the other teachers do without
 
+        if name != NANO_TEACHER and Path(name).is_dir():
+            name = str(Path(name).resolve())  # manifests and checkpoints find it again from anywhere
         return load(name, backbone, device, config) or SentenceTransformerTeacher(name, device, config)
     if backbone is None:
         raise InputError(f"the teacher {SELF!r} is the backbone itself and none was given; add -m BACKBONE")

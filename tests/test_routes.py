@@ -16,6 +16,7 @@ from foresay import checkpoint
 from foresay.backbone import Backbone
 from foresay.config import FitConfig, TeachConfig, TeacherConfig
 from foresay.encoder import Encoder
+from foresay.errors import CheckpointError, InputError
 from foresay.fit import fit
 from foresay.pairs import Pairs
 from foresay.routes import DOCUMENT, QUERY
@@ -130,6 +131,22 @@ def test_half_precision(folder: Callable[[str], Path], tmp_path: Path) -> None:
             (plain.encode_document(TEXTS), encoder.encode_document(TEXTS)),
         ):
             assert np.diag(Encoder.similarity(found, expected)).min() > 0.999
+
+
+def test_a_teacher_that_is_gone(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before anything is learned, and when documents come; a relative name is found from anywhere."""
+    base = backbone("qwen3")
+    encoder_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    teacher = load_teacher("encoder", base, "cpu", TeachConfig(max_tokens=32))
+    fitted(tmp_path / "c", base, teacher)
+    monkeypatch.chdir("/")
+    assert Encoder.from_pretrained(tmp_path / "c", backbone=base).encode_document("x").shape == (24,)
+    (tmp_path / "encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"{tmp_path / 'encoder'}, which is gone; .* --documents checkpoint"):
+        fitted(tmp_path / "d", base, teacher)
+    with pytest.raises(CheckpointError, match="with_document_teacher"):
+        Encoder.from_pretrained(tmp_path / "c", backbone=base).encode_document("x")
 
 
 def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
