@@ -19,7 +19,7 @@ from foresay.encoder import Encoder
 from foresay.errors import CheckpointError, InputError
 from foresay.fit import fit
 from foresay.pairs import Pairs
-from foresay.routes import DOCUMENT, QUERY
+from foresay.routes import DOCUMENT, QUERY, write_teacher
 from foresay.teach import SentenceTransformerTeacher, Teacher, load_teacher
 from foresay.teacher import make_teacher
 
@@ -166,3 +166,13 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     assert "sentence-transformers, documents" not in ways
     card = (tmp_path / "c" / "README.md").read_text()
     assert "embeds queries alone" in card and "model.encode_document" not in card
+
+
+def test_an_adapter_on_weights_of_its_own(backbone: Get, tmp_path: Path) -> None:
+    """A teacher of another model than the checkpoint's has its adapter merged in memory, and goes by name too."""
+    taught("llm2vec", backbone("qwen3"), tmp_path)
+    teacher = load_teacher(str(tmp_path / "teacher"), None, "cpu", TeachConfig(max_tokens=32))
+    (tmp_path / "d").mkdir()
+    assert write_teacher(tmp_path / "d", teacher, None, whole=False)
+    plain = SentenceTransformer(str(tmp_path / "d"), device="cpu")
+    np.testing.assert_allclose(plain.encode(TEXTS), teacher.embed(TEXTS), atol=1e-5)
