@@ -110,11 +110,13 @@ class _Run:
         self.encoder = untrained(pairs, backbone, config)
         self.encoder.decodes = config.reconstruction_weight > 0
         self.model = self.encoder.model
-        tokens = self.model.special_tokens
-        maps = [weight for weight in self.model.parameters() if weight is not tokens]
+        tokens, wide = self.model.special_tokens, self.model.align.weight
+        others = [weight for weight in self.model.parameters() if weight is not tokens and weight is not wide]
         groups = [
             {"params": [tokens], "peak": config.token_learning_rate or config.learning_rate},
-            {"params": maps, "peak": config.learning_rate},
+            {"params": others, "peak": config.learning_rate},
+            # Adam moves every weight by as much: a map that reads ten times the numbers would move ten times as far
+            {"params": [wide], "peak": config.learning_rate / self.model.parts},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
         self.rows, self.held = pairs.split(config)

@@ -365,12 +365,13 @@ def test_a_stop_out_of_turn_changes_nothing(backbone: Get, tmp_path: Path) -> No
     assert [sorted(json.loads(line)) for line in logs[0]] == [sorted(json.loads(line)) for line in logs[1]]
 
 
-def test_tokens_have_a_rate_of_their_own(backbone: Get, tmp_path: Path) -> None:
-    """Adam's first step has the size of the rate."""
+def test_rates(backbone: Get, tmp_path: Path) -> None:
+    """Adam's first step has the size of the rate: tokens may have their own, a map of three parts takes a third."""
     config = small(steps=1, warmup_steps=0, start="random", learning_rate=1e-3, token_learning_rate=1e-2)
     start = Model(backbone("qwen3"), thought=0, compression=3, dim=8, readout="tokens")
     encoder = train(pairs(), backbone("qwen3"), tmp_path / "run", config)
     moved = (encoder.model.special_tokens - start.special_tokens).abs().max()
     assert float(moved.detach()) == pytest.approx(1e-2, rel=1e-3)
-    moved = (encoder.model.align.weight - start.align.weight).abs().max()
-    assert float(moved.detach()) == pytest.approx(1e-3, rel=1e-3)
+    for name, rate in (("reconstruct", 1e-3), ("align", 1e-3 / 3)):
+        moved = (encoder.model.get_submodule(name).weight - start.get_submodule(name).weight).abs().max()
+        assert float(moved.detach()) == pytest.approx(rate, rel=1e-3)
