@@ -5,10 +5,10 @@
     golden.safetensors     embeddings, soft prompts and the teacher's vectors of a few texts, and a sample of the
                            backbone's weights
     README.md              the model card
-    modules.json, 0_…      the same model for plain sentence-transformers (plain.py), which cannot express a readout
-                           of every layer, nor an adapter
+    modules.json, query/,  the same model for plain sentence-transformers, where that can express it (plain.py); where a
+    document/              teacher embeds the documents, a folder for each side (routes.py)
 
-What a reader would get wrong: the backbone is not in it, unless asked for. What is in it is a sample of the
+What a reader would get wrong: neither backbone nor teacher is in it, unless asked for. What is in it is a sample of the
 backbone's numbers, so that another model under the same name is refused instead of giving other vectors.
 """
 
@@ -60,7 +60,7 @@ def save(
         encoder: what to save.
         record: how it was made: `config`, `pairs`, `step`, `figures`.
         plain: also write the layout that plain sentence-transformers opens.
-        with_backbone: put a copy of the backbone inside, to move the folder or to serve it elsewhere.
+        with_backbone: put copies of backbone and teacher inside, to move the folder or to serve it elsewhere.
         extra: writes further files into the folder before it appears.
     """
     folder = Path(folder)
@@ -208,10 +208,10 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
 
 
 def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
-    """Copies a checkpoint with its backbone inside: a folder to move, or to serve elsewhere.
+    """Copies a checkpoint with backbone and teacher inside: a folder to move, or to serve elsewhere.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be read.
+        CheckpointError: if the checkpoint cannot be read, or its teacher is gone.
         BackboneError: if its backbone is gone or is another model.
     """
     folder = find(path)
