@@ -335,3 +335,21 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
     wrong = CliRunner().invoke(main, ["evaluate", str(tmp_path / "a"), "nowhere", "-o", output])
     assert wrong.exit_code == 1
     assert "error: 'nowhere' is no suite" in wrong.output
+
+
+@pytest.mark.parametrize("made", ["checkpoint", "teacher"])
+def test_who_embeds_documents(made: str, encoder: Encoder, tmp_path: Path) -> None:
+    """Either side on request, whatever the checkpoint's own habit, which counts otherwise."""
+    base = encoder.model.backbone
+    teacher = SelfTeacher(base)
+    own = Encoder(Model(base, thought=1, compression=2, dim=teacher.dim, seed=1))
+    record = {"pairs": {"teacher": teacher.name, "revision": None, "max_tokens": teacher.max_tokens}}
+    checkpoint.save(tmp_path / "c", own.with_document_teacher(teacher if made == "teacher" else None), record)
+    write(tmp_path / "task", "retrieval")
+    for asked in (None, "checkpoint", "teacher"):
+        output = tmp_path / str(asked)
+        words = ["evaluate", str(tmp_path / "c"), str(tmp_path / "task"), "-o", str(output), "--device", "cpu"]
+        words += [] if asked is None else ["--documents", asked]
+        assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
+        about = json.loads((output / "manifest.json").read_text())["embedders"]["foresay"]["documents"]
+        assert about.split()[0] == (asked or made)
