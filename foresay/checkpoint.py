@@ -38,7 +38,7 @@ from .plain import COPY
 from .routes import DOCUMENT, QUERY, Parts, write_models
 
 CONFIG, WEIGHTS = "foresay.json", "foresay.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 def save(
@@ -174,10 +174,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not JSON ({error}); get the checkpoint again") from None
     if config.get("format") != "foresay":
         raise CheckpointError(f"{path} is not a Foresay checkpoint's (format {config.get('format')!r})")
-    if config["format_version"] > FORMAT:
+    if config["format_version"] != FORMAT:
+        repair = "pip install -U foresay" if config["format_version"] > FORMAT else "make it again"
         raise CheckpointError(
-            f"{folder} has format version {config['format_version']}, this is foresay {__version__}, which reads up "
-            f"to {FORMAT}: pip install -U foresay"
+            f"{folder} has format version {config['format_version']}, this is foresay {__version__}, which reads "
+            f"{FORMAT}: {repair}"
         )
     return config
 

@@ -107,11 +107,12 @@ def test_a_tensor_of_another_shape(saved: Path) -> None:
         Encoder.from_pretrained(saved, device="cpu")
 
 
-def test_a_newer_format(saved: Path) -> None:
-    """Says to upgrade."""
+@pytest.mark.parametrize(("version", "repair"), [(99, "pip install -U foresay"), (1, "make it again")])
+def test_another_format(saved: Path, version: int, repair: str) -> None:
+    """Says what to do."""
     config = json.loads((saved / "foresay.json").read_text())
-    (saved / "foresay.json").write_text(json.dumps(config | {"format_version": 99}))
-    with pytest.raises(CheckpointError, match="pip install -U foresay"):
+    (saved / "foresay.json").write_text(json.dumps(config | {"format_version": version}))
+    with pytest.raises(CheckpointError, match=repair):
         Encoder.from_pretrained(saved, device="cpu")
 
 
