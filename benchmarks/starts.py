@@ -74,7 +74,6 @@ def main(folder: Path, output: Path, steps: int, every: int, seeds: int) -> None
                     held_out=held,
                     learning_rate=1e-3,
                     warmup_steps=7,
-                    template="chat",
                     dtype="float32",
                 )
                 runs.append(run(pairs, backbone, config))

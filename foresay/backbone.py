@@ -129,6 +129,12 @@ class Backbone:
     # -- what the method needs to know about the model ---------------------------------------------------
 
     @property
+    def address(self) -> str:
+        """What another library finds it by, from any folder: its full path, or its hub id."""
+        place = Path(locate(self.name))
+        return str(place.resolve()) if place.is_dir() else self.name
+
+    @property
     def device(self) -> torch.device:
         """Where the embedding matrix, and so the input, lives."""
         return self.embedding.weight.device

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from .encoder import Array, Encoder
@@ -77,8 +78,6 @@ def recompute_plain(
     """The same by plain sentence-transformers, on the encoder's device and in its number type, as far as it can."""
     if not queries:
         return {}
-    from sentence_transformers import SentenceTransformer
-
     backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
     plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
     computed = {"sentence-transformers": ("embeddings", plain.encode(texts, show_progress_bar=False))}

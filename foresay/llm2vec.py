@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling, WordWeights
 
 from . import __version__
-from .backbone import Backbone, locate, same_backbone
+from .backbone import Backbone, same_backbone
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
 from .config import TeachConfig
 from .errors import InputError
@@ -224,9 +224,7 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
     """
     backbone = reader.backbone
     (folder / CONFIG).unlink(missing_ok=True)
-    source = Path(locate(backbone.name))
-    base = str(source.resolve()) if source.is_dir() else backbone.name
-    reader.save_adapter(folder / "adapter", base, backbone.revision)
+    reader.save_adapter(folder / "adapter", backbone.address, backbone.revision)
     save_file({"backbone_sample": backbone.sample()}, folder / GOLDEN)
     longest = min(TeachConfig().max_tokens + len(backbone.leading_ids), backbone.max_positions)
     write_layout(folder, backbone, longest)

@@ -30,7 +30,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import CNN, Pooling, WordWeights
 from torch import Tensor, nn
 
-from .backbone import OWN_TOKENIZER, RESERVED, Backbone, locate
+from .backbone import OWN_TOKENIZER, RESERVED, Backbone
 from .errors import BackboneError, CheckpointError
 from .journal import write_json
 from .model import Model
@@ -135,10 +135,9 @@ def _impossible_bytes(spec: dict[str, Any]) -> list[str]:
 def _write_adapter(home: Path, model: Model, ids: list[int]) -> None:
     """The special tokens as a PEFT adapter; the library loads the backbone without its head, and names start there."""
     backbone = model.backbone
-    source = Path(locate(backbone.name))
     name = name_of(backbone.embedding, backbone.model.base_model)
     TrainableTokensConfig(
-        base_model_name_or_path=str(source.resolve()) if source.is_dir() else backbone.name,
+        base_model_name_or_path=backbone.address,
         revision=backbone.revision,
         target_modules=[name],
         token_indices=ids,

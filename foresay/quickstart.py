@@ -33,9 +33,7 @@ from .train import train
 
 EXAMPLE = Path(__file__).parent / "example"
 RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)
-TRAIN = TrainConfig(
-    steps=70, warmup_steps=7, learning_rate=1e-3, template="chat", evaluate_every=14, held_out=90, dtype="float32"
-)
+TRAIN = TrainConfig(steps=70, warmup_steps=7, learning_rate=1e-3, evaluate_every=14, held_out=90, dtype="float32")
 TEACH, TEACHER = TeachConfig(query_weight=0.5), NANO_TEACHER
 SHOWN = (
     "What are the symptoms of measles?",

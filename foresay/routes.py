@@ -24,7 +24,6 @@ from sentence_transformers.base.modules import Dense, Router, Transformer
 from sentence_transformers.util import load_file_path
 from torch import Tensor, nn
 
-from .backbone import locate
 from .bidirectional import ADAPTER_WEIGHTS
 from .config import TeachConfig
 from .encoder import Encoder
@@ -137,7 +136,7 @@ def _write_self(folder: Path, teacher: SelfTeacher, rotation: Tensor | None, who
     if whole:
         backbone.model.base_model.save_pretrained(folder)
     else:
-        _write_reference(folder, backbone.model.base_model, _base(backbone.name), backbone.revision)
+        _write_reference(folder, backbone.model.base_model, backbone.address, backbone.revision)
     transformer = transformer_config(backbone, teacher.max_tokens + len(backbone.leading_ids))
     write_mean(folder, backbone, transformer, _turn(rotation, "token_embeddings"))
     return True
@@ -155,7 +154,7 @@ def _write_llm2vec(folder: Path, teacher: LLM2VecTeacher, rotation: Tensor | Non
         apart.reader.bare().save_pretrained(folder)
         write_mean(folder, backbone, transformer_config(backbone, longest), turn)
         return True
-    reader.save_adapter(folder / "adapter", _base(backbone.name), backbone.revision)
+    reader.save_adapter(folder / "adapter", backbone.address, backbone.revision)
     # those in memory are in the backbone's number type
     shutil.copyfile(teacher.adapters[0] / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
     write_layout(folder, backbone, longest, turn)
@@ -193,12 +192,6 @@ def _write_reference(folder: Path, model: nn.Module, base: str, revision: str | 
     rows, width = embedding.weight.shape
     zeros = {"lora_embedding_A": torch.zeros(1, rows), "lora_embedding_B": torch.zeros(width, 1)}
     save_file({f"base_model.model.{name}.{part}": zero for part, zero in zeros.items()}, folder / ADAPTER_WEIGHTS)
-
-
-def _base(name: str) -> str:
-    """A language model's name as an adapter records it."""
-    source = Path(locate(name))
-    return str(source.resolve()) if source.is_dir() else name
 
 
 def _weights_of(name: str) -> str | None:
