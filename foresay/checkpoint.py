@@ -208,8 +208,11 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     return verdicts
 
 
-def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
+def bundle(path: str | Path, output: Path, *, device: str = "auto") -> bool:
     """Copies a checkpoint with backbone and teacher inside: a folder to move, or to serve elsewhere.
+
+    Returns:
+        whether it needs nothing outside; a teacher that cannot go along (`routes.write_teacher`) is still found by name.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read, or its teacher is gone.
@@ -217,6 +220,8 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto") -> None:
     """
     folder = find(path)
     save(output, Encoder.from_pretrained(folder, device=device), read_config(folder)["training"], with_backbone=True)
+    documents = read_config(Path(output))["documents"]
+    return documents is None or bool(documents["bundled"])
 
 
 # -- the parts ------------------------------------------------------------------------------------------

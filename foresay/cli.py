@@ -404,8 +404,8 @@ def bundle(checkpoint: str, output: Path, device: str) -> None:
     _calm_libraries()
     from .checkpoint import bundle as run
 
-    run(checkpoint, output, device=device)
-    click.echo(f"{output}: self-contained; check it with: foresay verify {output}")
+    whole = "self-contained" if run(checkpoint, output, device=device) else "holds all but the teacher of its documents"
+    click.echo(f"{output}: {whole}; check it with: foresay verify {output}")
 
 
 @main.command(short_help="Read a checkpoint in the published format.")

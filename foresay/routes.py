@@ -78,7 +78,7 @@ def write_models(folder: Path, encoder: Encoder, *, with_backbone: bool) -> Part
         written = write_teacher(folder / DOCUMENT, encoder.load_document_teacher(), rotation, whole=with_backbone)
         if not written:
             name = encoder.document_teacher.name
-            logger.warning("%s does not go into the folder: plain sentence-transformers embeds queries alone", name)
+            logger.warning("%s does not go into the folder; plain sentence-transformers embeds queries alone", name)
     if plain:
         write_router(folder, [QUERY, DOCUMENT] if written else [QUERY], prompts)
     return Parts(plain, plain and written, copied, written and with_backbone)
@@ -121,8 +121,8 @@ def write_teacher(folder: Path, teacher: Teacher, rotation: Tensor | None, *, wh
         whole: with its weights; else these go by name.
 
     Returns:
-        whether there is one. None is of a teacher that puts tokens around a text, as three published LLM2Vec models do;
-        by name, none of two adapters on each other, nor of an adapter that is not LLM2Vec's.
+        whether there is one. None is of a teacher that puts tokens around a text, as three published LLM2Vec models do,
+        nor of an adapter that is not LLM2Vec's; by name, none of two adapters on each other.
     """
     if isinstance(teacher, SelfTeacher):
         return _write_self(folder, teacher, rotation, whole)
@@ -163,14 +163,16 @@ def _write_llm2vec(folder: Path, teacher: LLM2VecTeacher, rotation: Tensor | Non
 
 def _write_any(folder: Path, teacher: SentenceTransformerTeacher, rotation: Tensor | None, whole: bool) -> bool:
     first, *others = teacher.model
+    if hasattr(first, "model") and getattr(first.model, "_hf_peft_config_loaded", False):
+        return False  # saved, it names its base model, which would stay behind; and no adapter names an adapter
     others += _turn(rotation, "sentence_embedding")
     if whole:
         SentenceTransformer(modules=[first, *others], device=str(teacher.model.device)).save(
             str(folder), create_model_card=False
         )
         return True
-    base = _weights_of(teacher.name)
-    if type(first) is not Transformer or base is None or getattr(first.model, "_hf_peft_config_loaded", False):
+    base = _weights_of(teacher.name) if type(first) is Transformer else None
+    if base is None:
         return False
     _write_reference(folder, first.model, base, teacher.revision)
     first.processor.save_pretrained(folder)

@@ -168,6 +168,19 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     assert "embeds queries alone" in card and "model.encode_document" not in card
 
 
+def test_a_bundle_takes_no_adapter_for_a_whole_model(backbone: Get, tmp_path: Path) -> None:
+    """A sentence-transformers model that is an adapter would leave its base model behind."""
+    base = backbone("qwen3")
+    fitted(tmp_path / "c", base, taught("sentence-transformers", base, tmp_path))
+    adapter = SentenceTransformerTeacher(str(tmp_path / "c" / DOCUMENT), "cpu")
+    for whole in (False, True):
+        assert not write_teacher(tmp_path / "d", adapter, None, whole=whole)
+    assert not (tmp_path / "d").exists()
+    fitted(tmp_path / "e", base, adapter)
+    for name, kept in (("e", False), ("c", True)):
+        assert checkpoint.bundle(tmp_path / name, tmp_path / f"{name}-bundle", device="cpu") is kept
+
+
 def test_an_adapter_on_weights_of_its_own(backbone: Get, tmp_path: Path) -> None:
     """A teacher of another model than the checkpoint's has its adapter merged in memory, and goes by name too."""
     taught("llm2vec", backbone("qwen3"), tmp_path)
