@@ -212,7 +212,7 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto") -> bool:
     """Copies a checkpoint with backbone and teacher inside: a folder to move, or to serve elsewhere.
 
     Returns:
-        whether it needs nothing outside; a teacher that cannot go along (`routes.write_teacher`) is still found by name.
+        whether it needs nothing outside; a teacher that cannot go along (`routes.write_teacher`) is found by its name.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read, or its teacher is gone.
