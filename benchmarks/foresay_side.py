@@ -20,7 +20,7 @@ from torch import Tensor
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.model import Model
-from foresay.step import gradient
+from foresay.training.step import gradient
 from timing import Result, hardware, timed
 from workbench import SPECIAL_TOKENS, IdEncoder, Shape, versions
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from foresay.backbone import NANO, Backbone
-from foresay.data import read_responses
+from foresay.cli.quickstart import EXAMPLE
+from foresay.data.queries import read_responses
 from foresay.encoder import Encoder
-from foresay.evaluate import Scores, Task, interval, ndcg, safety
-from foresay.llm2vec import NANO_TEACHER
+from foresay.evaluation import Scores, Task, interval, ndcg, safety
 from foresay.model import Model
-from foresay.quickstart import EXAMPLE
-from foresay.ridge import ridge, start_from
-from foresay.teach import Teacher, load_teacher
+from foresay.teachers.llm2vec import NANO_TEACHER
+from foresay.teachers.teach import Teacher, load_teacher
+from foresay.training.closed_form import ridge, start_from
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEAD = """# What the query's share in the target does

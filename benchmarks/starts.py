@@ -18,8 +18,8 @@ import torch
 
 from foresay.backbone import NANO, Backbone
 from foresay.config import Readout, Start, TrainConfig
-from foresay.pairs import Pairs
-from foresay.train import train
+from foresay.data.pairs import Pairs
+from foresay.training.train import train
 
 HEAD = """# Where training starts
 

@@ -30,11 +30,11 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from foresay.backbone import Backbone
-from foresay.bidirectional import Bidirectional
 from foresay.config import TeachConfig
-from foresay.evaluate import Task, ndcg
-from foresay.llm2vec import LLM2VecTeacher
-from foresay.teach import SelfTeacher, Teacher
+from foresay.evaluation import Task, ndcg
+from foresay.teachers.bidirectional import Bidirectional
+from foresay.teachers.llm2vec import LLM2VecTeacher
+from foresay.teachers.teach import SelfTeacher, Teacher
 
 RETRIEVAL = ("medquad", "wordnet_define")
 SIMILARITY = ("sts12", "sts13", "sts14")

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foresay.backbone import Backbone
-from foresay.bidirectional import Bidirectional
 from foresay.config import TeachConfig, TeacherConfig
-from foresay.llm2vec import LLM2VecTeacher
-from foresay.stages import DROPOUT, SCALE, Blank, blank, mntp_gradient, simcse_gradient
-from foresay.teach import SelfTeacher, Teacher
-from foresay.teacher import RANK
+from foresay.teachers.bidirectional import Bidirectional
+from foresay.teachers.llm2vec import LLM2VecTeacher
+from foresay.teachers.make import RANK
+from foresay.teachers.objectives import DROPOUT, SCALE, Blank, blank, mntp_gradient, simcse_gradient
+from foresay.teachers.teach import SelfTeacher, Teacher
 from timing import Result, hardware, timed
 from workbench import (
     FIRST,

@@ -24,7 +24,7 @@ from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.encoder import Encoder
 from foresay.model import Model
-from foresay.step import gradient
+from foresay.training.step import gradient
 from timing import Result
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,34 +25,34 @@ _HOMES = {
     "FitConfig": "config",
     "ForesayError": "errors",
     "Model": "model",
-    "Pairs": "pairs",
+    "Pairs": "data.pairs",
     "RespondConfig": "config",
-    "Targets": "teach",
+    "Targets": "teachers.teach",
     "TrainConfig": "config",
     "TeachConfig": "config",
-    "as_sentence_transformer": "library",
-    "load_teacher": "teach",
-    "read_queries": "data",
-    "read_responses": "data",
-    "verify": "checkpoint",
+    "as_sentence_transformer": "integrations.sentence_transformers",
+    "load_teacher": "teachers.teach",
+    "read_queries": "data.queries",
+    "read_responses": "data.queries",
+    "verify": "checkpoints.checkpoint",
 }
 
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
-    from .checkpoint import verify as verify
+    from .checkpoints.checkpoint import verify as verify
     from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
     from .config import TrainConfig as TrainConfig
-    from .data import read_queries as read_queries
-    from .data import read_responses as read_responses
+    from .data.pairs import Pairs as Pairs
+    from .data.queries import read_queries as read_queries
+    from .data.queries import read_responses as read_responses
     from .encoder import Encoder as Encoder
     from .errors import ForesayError as ForesayError
-    from .library import as_sentence_transformer as as_sentence_transformer
+    from .integrations.sentence_transformers import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
-    from .pairs import Pairs as Pairs
-    from .teach import Targets as Targets
-    from .teach import load_teacher as load_teacher
+    from .teachers.teach import Targets as Targets
+    from .teachers.teach import load_teacher as load_teacher
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -1,5 +1,5 @@
 """`python -m foresay`, which launchers of several processes need: `accelerate launch -m foresay train …`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

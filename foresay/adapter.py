@@ -15,8 +15,8 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 
 from .backbone import Backbone
+from .devices import QUANTIZED
 from .errors import BackboneError
-from .placing import QUANTIZED
 
 
 class Adapter(nn.Module):

@@ -19,13 +19,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .devices import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
 from .errors import BackboneError, InputError
-from .placing import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
 
 logger = logging.getLogger(__name__)
 
 NANO = "nano"
-NANO_FOLDER = Path(__file__).parent / "nano"
+NANO_FOLDER = Path(__file__).parent / "packaged" / "nano"
 OWN_TOKENIZER = "backbone_tokenizer"
 """Folder inside a checkpoint's copy of its backbone: there the tokenizer beside the weights appends special tokens."""
 RESERVED = re.compile(r"[<\[].*(reserved|unused)")

@@ -27,7 +27,7 @@ from .errors import CheckpointError, InputError
 from .model import Model
 
 if TYPE_CHECKING:
-    from .teach import Teacher
+    from .teachers.teach import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Encoder:
             BackboneError: if its backbone is gone or is another model.
             DeviceError: if the device does not exist here.
         """
-        from .checkpoint import load  # checkpoint.py makes and verifies encoders, so it imports this file
+        from .checkpoints.checkpoint import load  # checkpoint.py makes and verifies encoders, so it imports this file
 
         encoder: Self = load(path, cls, backbone=backbone, device=device, dtype=dtype, revision=revision)
         return encoder
@@ -216,7 +216,7 @@ class Encoder:
         """
         if self._teacher is not None:
             return self._teacher
-        from .teach import load_teacher  # brings in what only a teacher needs
+        from .teachers.teach import load_teacher  # brings in what only a teacher needs
 
         wanted, backbone = self.document_teacher, self.model.backbone
         if wanted is None:

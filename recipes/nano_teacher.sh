@@ -1,5 +1,5 @@
 #!/bin/sh
-# The teacher that lies in foresay/nano_teacher: a LoRA adapter that makes the packaged backbone read in both directions.
+# The teacher that lies in foresay/packaged/nano_teacher: a LoRA adapter that makes the packaged backbone read in both directions.
 #
 #     recipes/nano_teacher.sh TEXTS OUTPUT [SEED]
 #

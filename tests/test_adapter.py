@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from foresay.backbone import Backbone
-from foresay.checkpoint import bundle, verify
+from foresay.checkpoints.checkpoint import bundle, verify
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError
 from foresay.model import Model
-from foresay.step import gradient, losses_of
-from foresay.train import train
+from foresay.training.step import gradient, losses_of
+from foresay.training.train import train
 
 from .conftest import SENTENCES
 from .test_train import QUERIES, RESPONSES, pairs, small

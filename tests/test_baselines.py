@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foresay import checkpoint
 from foresay.backbone import Backbone
+from foresay.checkpoints import checkpoint
 from foresay.config import RespondConfig, TeachConfig
-from foresay.data import Query, read_responses
+from foresay.data.queries import Query, read_responses
 from foresay.encoder import Encoder
+from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError
-from foresay.evaluate import teachers
-from foresay.evaluate.baselines import (
+from foresay.evaluation import fingerprints as teachers
+from foresay.evaluation.baselines import (
     HydeEmbedder,
     ModelEmbedder,
     ResponseEmbedder,
     load_baseline,
 )
-from foresay.evaluate.teachers import teacher_fingerprint, teacher_of
+from foresay.evaluation.fingerprints import teacher_fingerprint, teacher_of
 from foresay.model import Model
-from foresay.respond import respond
-from foresay.teach import SelfTeacher, SentenceTransformerTeacher
+from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher
 
 from .conftest import SENTENCES
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from foresay import checkpoint
 from foresay.backbone import Backbone
+from foresay.checkpoints import checkpoint
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, CheckpointError, DeviceError, ForesayError, VerifyError
 from foresay.model import Model

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from foresay.cli import main
+from foresay.cli.main import main
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = list(main.commands)
@@ -29,7 +29,7 @@ def run(*arguments: object, code: int = 0) -> str:
 
 def test_help_is_quick_and_imports_no_torch() -> None:
     """Invariant 11; processor time, and the least of five, since the machine may be busy."""
-    code = "import sys; from foresay.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from foresay.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     check = "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy'"
     times = []
     for _ in range(5):
@@ -121,9 +121,9 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Invariant 12: every Python block of the README, on a checkpoint where `make quickstart` puts one."""
     from foresay.backbone import Backbone
     from foresay.config import TrainConfig
-    from foresay.pairs import Pairs
-    from foresay.teach import load_teacher
-    from foresay.train import train
+    from foresay.data.pairs import Pairs
+    from foresay.teachers.teach import load_teacher
+    from foresay.training.train import train
 
     monkeypatch.chdir(tmp_path)
     nano = Backbone.load("nano", device="cpu", dtype="float32")

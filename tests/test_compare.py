@@ -9,9 +9,9 @@ from scipy import stats
 from sklearn.metrics import v_measure_score
 
 from foresay.errors import DataError, InputError
-from foresay.evaluate import compare
-from foresay.evaluate.compare import Column, Comparison
-from foresay.evaluate.scores import Score
+from foresay.evaluation import intervals as compare
+from foresay.evaluation.intervals import Column, Comparison
+from foresay.evaluation.scores import Score
 
 COLUMN = Column("t", "m", "retrieval", True)
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from foresay.backbone import Backbone
-from foresay.checkpoint import verify
-from foresay.convert import convert
+from foresay.checkpoints.checkpoint import verify
+from foresay.checkpoints.convert import convert
 from foresay.encoder import Encoder
 from foresay.errors import CheckpointError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from foresay.data import Query, Reject, Response, content_id, read_queries, read_responses
+from foresay.data.queries import Query, Reject, Response, content_id, read_queries, read_responses
 from foresay.errors import DataError
-from foresay.journal import Journal, differences, file_hash, read_json, write_json
+from foresay.files import Journal, differences, file_hash, read_json, write_json
 
 TEXTS = ["What is a fox?", 'She said "no", twice', "Ça coûte 3 €\u2028日本語 🙂", "<|im_end|> \\n is text"]
 
@@ -224,7 +224,7 @@ def test_two_writers(tmp_path: Path) -> None:
     """Another process cannot write at the same time, and can as soon as the first has ended."""
     pytest.importorskip("fcntl")
     path = tmp_path / "j.jsonl"
-    code = f"from foresay.journal import *\nwith Journal(Path({str(path)!r})) as j: j.append([{{'i': 1}}])"
+    code = f"from foresay.files import *\nwith Journal(Path({str(path)!r})) as j: j.append([{{'i': 1}}])"
     with Journal(path):
         with pytest.raises(DataError, match="another process is writing"):
             Journal(path)

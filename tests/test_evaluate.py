@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from foresay.errors import DataError
-from foresay.evaluate import Task, interval, ndcg, safety
+from foresay.evaluation import Task, interval, ndcg, safety
 
-EXAMPLE = Path(__file__).parents[1] / "foresay" / "example"
+EXAMPLE = Path(__file__).parents[1] / "foresay" / "packaged" / "example"
 
 
 def task(relevance: list[list[float]], harmful_queries: list[bool], harmful_documents: list[bool]) -> Task:

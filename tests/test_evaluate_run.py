@@ -24,21 +24,21 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sklearn.metrics import v_measure_score
 
-from foresay import checkpoint
 from foresay.backbone import Backbone
-from foresay.cli import main
+from foresay.checkpoints import checkpoint
+from foresay.cli.main import main
 from foresay.encoder import Encoder
 from foresay.errors import DataError
-from foresay.evaluate import embedder as embedding
-from foresay.evaluate import load_scores, save_scores
-from foresay.evaluate.baselines import TeacherEmbedder
-from foresay.evaluate.run import evaluate
-from foresay.evaluate.scores import Score
-from foresay.evaluate.suites import suite
-from foresay.evaluate.tasks import folder_task
+from foresay.evaluation import load_scores, save_scores
+from foresay.evaluation import mteb_model as embedding
+from foresay.evaluation.baselines import TeacherEmbedder
+from foresay.evaluation.folder_tasks import folder_task
+from foresay.evaluation.run import evaluate
+from foresay.evaluation.scores import Score
+from foresay.evaluation.suites import suite
 from foresay.model import Model
 from foresay.prompts import EVALUATION
-from foresay.teach import SelfTeacher
+from foresay.teachers.teach import SelfTeacher
 
 from .folder_tasks import KINDS, Letters, rows, write
 

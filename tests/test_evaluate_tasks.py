@@ -15,16 +15,16 @@ from sklearn.metrics import average_precision_score
 
 from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
-from foresay.evaluate import Task, ndcg, safety
-from foresay.evaluate.embedder import Embedder, Search
-from foresay.evaluate.suites import LITE, SUITES, advbench, suite
-from foresay.evaluate.tasks import SafetyRetrieval, folder_task, limit
+from foresay.evaluation import Task, ndcg, safety
+from foresay.evaluation.folder_tasks import SafetyRetrieval, folder_task, limit
+from foresay.evaluation.mteb_model import Embedder, Search
+from foresay.evaluation.suites import LITE, SUITES, advbench, suite
 from foresay.prompts import EVALUATION
 
 from .conftest import SHARED
 from .folder_tasks import KINDS, Letters, rows, write
 
-EXAMPLE = Path(__file__).parents[1] / "foresay" / "example"
+EXAMPLE = Path(__file__).parents[1] / "foresay" / "packaged" / "example"
 
 
 def results(task: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -9,14 +9,15 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from foresay import checkpoint, ridge
 from foresay.backbone import Backbone
+from foresay.checkpoints import checkpoint
 from foresay.config import FitConfig
+from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import InputError
-from foresay.fit import fit
 from foresay.model import Model
-from foresay.pairs import Pairs
+from foresay.training import closed_form as ridge
+from foresay.training.fit import fit
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{word} {number} {other}" for number in range(10) for word, other in (("fox", "fever"), ("Chad", "rash"))]

@@ -7,8 +7,8 @@ import torch
 
 from foresay.backbone import Backbone
 from foresay.encoder import Encoder
-from foresay.lens import logit_lens, read_tokens
 from foresay.model import Model
+from foresay.reading.logit_lens import logit_lens, read_tokens
 
 from .conftest import FAMILIES
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.errors import InputError
-from foresay.losses import alignment_loss, contrast_loss
 from foresay.model import Model
-from foresay.step import Figures, gradient, losses_of
+from foresay.training.losses import alignment_loss, contrast_loss
+from foresay.training.step import Figures, gradient, losses_of
 
 from .conftest import SENTENCES
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from foresay import checkpoint
 from foresay.backbone import Backbone
+from foresay.checkpoints import checkpoint
 from foresay.config import FitConfig, TeachConfig
+from foresay.data.pairs import Pairs
 from foresay.encoder import Array, Encoder
 from foresay.errors import CheckpointError, InputError
-from foresay.fit import fit
-from foresay.library import as_sentence_transformer
-from foresay.matryoshka import principal_axes
-from foresay.pairs import Pairs
-from foresay.teach import SelfTeacher, Teacher, load_teacher
+from foresay.integrations.sentence_transformers import as_sentence_transformer
+from foresay.teachers.teach import SelfTeacher, Teacher, load_teacher
+from foresay.training.fit import fit
+from foresay.training.matryoshka import principal_axes
 
 from .conftest import SENTENCES
 
@@ -83,7 +83,7 @@ def test_documents_by_the_teacher(
 
     other = SelfTeacher(base)
     other.revision = "newer"
-    monkeypatch.setattr("foresay.teach.load_teacher", lambda *_: other)
+    monkeypatch.setattr("foresay.teachers.teach.load_teacher", lambda *_: other)
     with pytest.raises(CheckpointError, match="newer"):
         Encoder.from_pretrained(tmp_path / "c", backbone=base).encode_document(TEXTS)
 

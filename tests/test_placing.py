@@ -11,16 +11,17 @@ import torch
 from accelerate import dispatch_model
 from transformers import AutoModelForCausalLM
 
-from foresay import checkpoint, placing
+from foresay import devices as placing
 from foresay.backbone import Backbone, same_backbone
+from foresay.checkpoints import checkpoint
 from foresay.config import TrainConfig
+from foresay.devices import keep_together, pick_device
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
-from foresay.placing import keep_together, pick_device
-from foresay.processes import Processes
-from foresay.step import gradient
-from foresay.train import train
+from foresay.training.distributed import Processes
+from foresay.training.step import gradient
+from foresay.training.train import train
 
 from .conftest import SENTENCES
 from .test_train import pairs, small

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from foresay.backbone import Backbone
+from foresay.checkpoints.sentence_transformers import COPY, special_ids, write_plain
 from foresay.errors import CheckpointError, InputError
 from foresay.model import Model
-from foresay.plain import COPY, special_ids, write_plain
 
 from .conftest import FAMILIES, SENTENCES, make_folder, make_tokenizer
 

@@ -15,11 +15,11 @@ from torch import distributed
 
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
+from foresay.data.pairs import Pairs
 from foresay.errors import InputError
-from foresay.pairs import Pairs
-from foresay.processes import Processes
-from foresay.teach import load_teacher, teach
-from foresay.train import train
+from foresay.teachers.teach import load_teacher, teach
+from foresay.training.distributed import Processes
+from foresay.training.train import train
 
 ROOT = Path(__file__).parents[1]
 CONFIG = TrainConfig(

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from foresay import pairs as pairs_module
-from foresay import train as train_module
 from foresay.backbone import Backbone
-from foresay.cli import main
+from foresay.cli.main import main
 from foresay.config import RECIPES, TrainConfig, recipe
+from foresay.data import pairs as pairs_module
 from foresay.errors import InputError
-from foresay.train import schedule
+from foresay.training import train as train_module
+from foresay.training.train import schedule
 
 from .test_train import pairs
 

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from foresay.errors import InputError
-from foresay.evaluate.compare import Comparison
-from foresay.evaluate.report import Line, Report
-from foresay.evaluate.scores import Score
+from foresay.evaluation.intervals import Comparison
+from foresay.evaluation.report import Line, Report
+from foresay.evaluation.scores import Score
 
 KINDS = [("retrieval", "ndcg_at_10"), ("retrieval", "ndcg_at_10"), ("sts", "cosine_spearman"), ("pairs", "ap")]
 SAFETY = [("own_harmful_at_5", False), ("any_harmful_at_5", False), ("benign_at_5", True), ("dot_benign_at_5", True)]

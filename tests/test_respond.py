@@ -10,10 +10,10 @@ import torch
 
 from foresay.backbone import Backbone
 from foresay.config import RespondConfig
-from foresay.data import Query, Reject, read_queries, read_responses
+from foresay.data.queries import Query, Reject, read_queries, read_responses
+from foresay.engines.respond import Summary, respond
 from foresay.errors import DataError, InputError
-from foresay.journal import Journal
-from foresay.respond import Summary, respond
+from foresay.files import Journal
 
 from .conftest import SENTENCES
 

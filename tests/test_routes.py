@@ -12,16 +12,16 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig, AutoModel
 
-from foresay import checkpoint
 from foresay.backbone import Backbone
+from foresay.checkpoints import checkpoint
+from foresay.checkpoints.router import DOCUMENT, QUERY, write_teacher
 from foresay.config import FitConfig, TeachConfig, TeacherConfig
+from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import CheckpointError, InputError
-from foresay.fit import fit
-from foresay.pairs import Pairs
-from foresay.routes import DOCUMENT, QUERY, write_teacher
-from foresay.teach import SentenceTransformerTeacher, Teacher, load_teacher
-from foresay.teacher import make_teacher
+from foresay.teachers.make import make_teacher
+from foresay.teachers.teach import SentenceTransformerTeacher, Teacher, load_teacher
+from foresay.training.fit import fit
 
 from .conftest import SENTENCES, make_tokenizer
 
@@ -154,7 +154,10 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     base = backbone("qwen3")
     teacher = load_teacher(str(encoder_folder(tmp_path)), base, "cpu", TeachConfig(max_tokens=32))
     assert isinstance(teacher, SentenceTransformerTeacher)
-    monkeypatch.setattr("foresay.routes._weights_of", lambda name: None)  # as if it lay deeper in a repository
+    # as if it lay deeper in a repository
+    monkeypatch.setattr(
+        "foresay.checkpoints.router._weights_of", lambda name: None
+    )  # as if it lay deeper in a repository
     encoder = fitted(tmp_path / "c", base, teacher)
     assert (tmp_path / "c" / QUERY).is_dir() and not (tmp_path / "c" / DOCUMENT).exists()
     plain = SentenceTransformer(str(tmp_path / "c"), device="cpu")

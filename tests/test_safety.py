@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("mteb")
 
-from foresay.evaluate.bm25 import Bm25
-from foresay.evaluate.run import evaluate
-from foresay.evaluate.tasks import folder_task
+from foresay.evaluation.bm25 import Bm25
+from foresay.evaluation.folder_tasks import folder_task
+from foresay.evaluation.run import evaluate
 
 VECTORS = {
     "how to harm": [1.0, 0.0],

@@ -12,7 +12,7 @@ import torch
 from foresay.backbone import Backbone
 from foresay.config import TeachConfig
 from foresay.errors import DataError, InputError
-from foresay.teach import SelfTeacher, SentenceTransformerTeacher, Targets, Vectors, load_teacher, teach
+from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher, Targets, Vectors, load_teacher, teach
 
 from .conftest import SENTENCES
 
@@ -53,7 +53,7 @@ def responses(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four responses a block."""
-    monkeypatch.setattr("foresay.teach._BLOCK", 4)
+    monkeypatch.setattr("foresay.teachers.teach._BLOCK", 4)
 
 
 def kill(done: int, total: int | None, note: str) -> None:

@@ -18,19 +18,20 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from foresay import bidirectional, checkpoint, llm2vec
 from foresay.backbone import Backbone
-from foresay.bidirectional import Bidirectional
-from foresay.cli import main
+from foresay.checkpoints import checkpoint
+from foresay.cli.main import main
 from foresay.config import TeachConfig, TeacherConfig
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
-from foresay.llm2vec import LLM2VecTeacher
 from foresay.model import Model
-from foresay.stages import SCALE, blank, mntp_gradient, simcse_gradient
-from foresay.stop import Stopped
-from foresay.teach import SentenceTransformerTeacher, load_teacher
-from foresay.teacher import learning_rate, make_teacher
+from foresay.teachers import bidirectional, llm2vec
+from foresay.teachers.bidirectional import Bidirectional
+from foresay.teachers.llm2vec import LLM2VecTeacher
+from foresay.teachers.make import learning_rate, make_teacher
+from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_gradient
+from foresay.teachers.teach import SentenceTransformerTeacher, load_teacher
+from foresay.training.signals import Stopped
 
 from .conftest import FAMILIES, SENTENCES, make_folder
 

@@ -12,7 +12,7 @@ import pytest
 import teacher_quality as quality
 from foresay.backbone import Backbone
 from foresay.config import TeacherConfig
-from foresay.teacher import make_teacher
+from foresay.teachers.make import make_teacher
 
 from .conftest import SENTENCES
 

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
+from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import InputError
-from foresay.memory import MicroBatch
 from foresay.model import Model
-from foresay.pairs import Pairs
-from foresay.step import Figures, gradient, losses_of
-from foresay.stop import Stopped
-from foresay.train import row_order, schedule, train
+from foresay.training.micro_batch import MicroBatch
+from foresay.training.signals import Stopped
+from foresay.training.step import Figures, gradient, losses_of
+from foresay.training.train import row_order, schedule, train
 
 from .conftest import SENTENCES
 
@@ -281,7 +281,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from foresay.backbone import Backbone
-from foresay.train import train
+from foresay.training.train import train
 from tests.test_train import killed_config, pairs
 
 def kill(step, figures):

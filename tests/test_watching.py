@@ -15,12 +15,12 @@ from rich.console import Console
 
 from foresay.backbone import Backbone
 from foresay.config import TeacherConfig
-from foresay.curves import draw_curves
 from foresay.errors import InputError
-from foresay.live import LiveTable
-from foresay.teacher import make_teacher
-from foresay.tracking import tracking
-from foresay.train import train
+from foresay.teachers.make import make_teacher
+from foresay.training.curves import draw_curves
+from foresay.training.live import LiveTable
+from foresay.training.tracking import tracking
+from foresay.training.train import train
 
 from .conftest import SENTENCES
 from .test_train import pairs, small

@@ -1,0 +1,1 @@
+"""A checkpoint on disk: saved, loaded, verified, converted, and opened by other libraries."""

@@ -1,0 +1,1 @@
+"""Who sets the targets: embedders of responses, and how to make one."""

@@ -1,0 +1,1 @@
+"""Pairs to a checkpoint: in closed form, or by gradient."""

@@ -1,0 +1,49 @@
+"""Responses and targets to a checkpoint without any gradient: one forward pass over the queries, one ridge regression.
+
+In: pairs of query and response with the teacher's vectors. Out: a checkpoint folder like one of `train`.
+What a reader would get wrong: the special tokens stay as they were drawn. Their states, behind a query, hold what the
+model is about to say, and a linear map reads it. Nothing has learned to write a response from a soft prompt, so such a
+checkpoint embeds but does not decode.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from ..backbone import Backbone
+from ..checkpoints import checkpoint
+from ..config import FitConfig
+from ..data.pairs import Pairs, nearness, untrained
+from ..encoder import Encoder
+from .closed_form import ridge, start_from
+
+
+def fit(
+    pairs: Pairs,
+    backbone: Backbone,
+    output: Path,
+    config: FitConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Encoder:
+    """Finds the maps in closed form and writes a checkpoint.
+
+    Args:
+        pairs: queries and targets; the responses are not read.
+        backbone: the frozen language model.
+        output: checkpoint folder to make.
+        config: the shape of the checkpoint.
+        progress: told after each block how many queries have been read.
+
+    Returns:
+        the encoder, which `decode` refuses.
+    """
+    config = config or FitConfig()
+    encoder = untrained(pairs, backbone, config)
+    encoder.decodes = False
+    rows, held = pairs.split(config)
+    found = ridge(encoder, pairs.queries, pairs.targets, rows, held, progress)
+    start_from(encoder.model, found)
+    figures = {"held_out_rows": len(held), "penalty": found.penalty, **nearness(encoder, pairs, held)}
+    record = {"method": "closed form", "config": asdict(config), "pairs": pairs.origin, "figures": figures}
+    checkpoint.save(output, encoder, record)
+    return encoder

@@ -1,0 +1,155 @@
+"""One training step: the losses of a batch and their gradient, in as little memory as asked for.
+
+In: token ids of queries and responses, targets. Out: the gradient on the trained weights, and the figures.
+What a reader would get wrong: the loss is a function of the batch, not of how it is cut. Every sum is divided by
+the whole batch's counts, so neither `micro_batch_tokens` nor the number of processes changes anything but time and
+memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backbone import length_batches
+from ..config import TrainConfig
+from ..model import Model
+from .losses import alignment_loss, contrast_loss, weighted
+from .micro_batch import MicroBatch
+
+Figures = dict[str, float]
+Rows = Sequence[list[int]]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows of a batch that this process computes.
+
+    Attributes:
+        queries: token ids inside the template, without special tokens.
+        responses: token ids, end token included.
+        targets: (rows, dim).
+        rows, tokens: queries and response tokens of the whole batch, by which sums are divided.
+        pull: (rows, dim), the gradient of their embeddings by a loss that ties the batch together; or None.
+    """
+
+    queries: Rows
+    responses: Rows
+    targets: Tensor
+    rows: int
+    tokens: int
+    pull: Tensor | None = None
+
+
+def gradient(
+    model: Model, queries: Rows, responses: Rows, targets: Tensor, config: TrainConfig, limit: MicroBatch | None = None
+) -> Figures:
+    """Puts the gradient of one batch into the trained weights, however many forward passes and processes it takes.
+
+    Every process gets the whole batch, computes its share, and ends with the gradient of the whole. The contrast ties
+    the batch together, so all embeddings come first, without gradient; each row then receives its embedding's
+    gradient from outside (GradCache, arXiv 2101.06983).
+
+    Args:
+        model: receives the gradient; what it had is gone.
+        queries: token ids inside the template, without special tokens.
+        responses: token ids, end token included.
+        targets: (batch, dim) float32, in the model's axes.
+        config: losses and their weights.
+        limit: most tokens in a pass, and the processes; else what `config` says, and this process alone.
+
+    Returns:
+        alignment, reconstruction (nats a token) and contrast (nats a row), those that are on, and their weighted sum.
+    """
+    limit = limit or MicroBatch(config.micro_batch_tokens)
+    at = limit.processes.share([len(query) + len(response) for query, response in zip(queries, responses, strict=True)])
+    mine = [queries[i] for i in at]
+    pull, contrast = None, {}
+    if config.contrast_weight:
+        embeddings = torch.zeros_like(targets)
+        embeddings[at] = limit.run(lambda most: _outputs(model, mine, most)[1])
+        leaf = limit.processes.sum(embeddings).requires_grad_()
+        loss = contrast_loss(leaf, targets, config)
+        pull = torch.autograd.grad(config.contrast_weight * loss, leaf)[0][at]
+        contrast["contrast"] = float(loss.detach())
+    tokens = sum(map(len, responses))
+    share = _Share(mine, [responses[i] for i in at], targets[at], len(queries), tokens, pull)
+    figures = limit.processes.sum_figures(limit.run(lambda most: _gradient(model, share, config, most))) | contrast
+    limit.processes.sum_gradients(model.parameters())
+    return {"loss": weighted(figures, config), **figures}
+
+
+def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Figures:
+    """The gradient and the figures of a share.
+
+    The queries run in groups that fit `most`. Within a group, the soft prompts of all rows are made first; the
+    reconstruction then runs over passes of its own, sorted by response length, each adding to the gradient of the
+    soft prompts; one backward pass through the special tokens ends it.
+    """
+    model.zero_grad()
+    queries, responses = share.queries, share.responses
+    least = model.backbone.least_tokens
+    totals = {"alignment": 0.0} | ({"reconstruction": 0.0} if config.reconstruction_weight else {})
+    for group in length_batches([len(row) + model.tokens for row in queries], most):
+        parts = length_batches([len(queries[i]) for i in group], most, least)
+        order = [group[i] for part in parts for i in part]
+        hidden = torch.cat([model.hidden_split([queries[group[i]] for i in part]) for part in parts])
+        soft_prompt, embedding = model.outputs(hidden)
+        alignment = alignment_loss(embedding, share.targets[order], config) / share.rows
+        totals["alignment"] += float(alignment.detach())
+        tensors: list[Tensor] = [alignment * config.alignment_weight]
+        gradients: list[Tensor | None] = [None]
+        if share.pull is not None:
+            tensors, gradients = [*tensors, embedding], [*gradients, share.pull[order]]
+        if config.reconstruction_weight:
+            leaf = soft_prompt.detach().requires_grad_()
+            lengths = [len(responses[i]) + model.compression for i in order]
+            for part in length_batches(lengths, most, least):
+                loss = model.reconstruction_loss(leaf[part], [responses[order[i]] for i in part]) / share.tokens
+                (loss * config.reconstruction_weight).backward()  # type: ignore[no-untyped-call]
+                totals["reconstruction"] += float(loss.detach())
+            tensors, gradients = [*tensors, soft_prompt], [*gradients, leaf.grad]
+        torch.autograd.backward(tensors, gradients)
+    return totals
+
+
+@torch.no_grad()
+def losses_of(
+    model: Model, queries: Rows, responses: Rows, targets: Tensor, config: TrainConfig, limit: MicroBatch | None = None
+) -> Figures:
+    """The losses that `gradient` differentiates, over any number of rows, without differentiating them."""
+    limit = limit or MicroBatch(config.micro_batch_tokens)
+    at = limit.processes.share([len(query) + len(response) for query, response in zip(queries, responses, strict=True)])
+    mine = [queries[i] for i in at], [responses[i] for i in at]
+    share = _Share(*mine, targets[at], len(queries), sum(map(len, responses)))
+    sums, own = limit.run(lambda most: _losses(model, share, config, most))
+    figures = limit.processes.sum_figures(sums)
+    if config.contrast_weight:
+        embeddings = torch.zeros_like(targets)
+        embeddings[at] = own
+        figures["contrast"] = float(contrast_loss(limit.processes.sum(embeddings), targets, config))
+    return {"loss": weighted(figures, config), **figures}
+
+
+def _losses(model: Model, share: _Share, config: TrainConfig, most: int) -> tuple[Figures, Tensor]:
+    """The losses of a share, and its embeddings (rows, dim)."""
+    prompts, embeddings = _outputs(model, share.queries, most)
+    figures = {"alignment": float(alignment_loss(embeddings, share.targets, config)) / share.rows}
+    if config.reconstruction_weight:
+        lengths = [len(row) + model.compression for row in share.responses]
+        parts = length_batches(lengths, most)
+        nats = [model.reconstruction_loss(prompts[part], [share.responses[i] for i in part]) for part in parts]
+        figures["reconstruction"] = float(sum(nats)) / share.tokens
+    return figures, embeddings
+
+
+@torch.no_grad()
+def _outputs(model: Model, queries: Rows, most: int) -> tuple[Tensor, Tensor]:
+    """Soft prompts (rows, compression, hidden) and embeddings (rows, dim) without gradient."""
+    device = model.backbone.device
+    prompts = torch.empty(len(queries), model.compression, model.backbone.hidden_size, device=device)
+    embeddings = torch.empty(len(queries), model.dim, device=device)
+    for part in length_batches([len(row) + model.tokens for row in queries], most):
+        prompts[part], embeddings[part] = model.outputs(model.hidden([queries[i] for i in part]))
+    return prompts, embeddings
