@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from foresay.backbone import NANO, Backbone
-from foresay.cli.quickstart import EXAMPLE
 from foresay.data.queries import read_responses
 from foresay.encoder import Encoder
 from foresay.evaluation import Scores, Task, interval, ndcg, safety
 from foresay.model import Model
+from foresay.quickstart import EXAMPLE
 from foresay.teachers.llm2vec import NANO_TEACHER
 from foresay.teachers.teach import Teacher, load_teacher
 from foresay.training.closed_form import ridge, start_from

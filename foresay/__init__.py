@@ -1,17 +1,24 @@
 """Foresay: embeddings of what a language model would answer (LLM2Vec-Gen, arXiv 2603.10913).
 
-    query ──respond──▶ response ──teach──▶ target
-      │                    │                  │
-      └─▶ model: LLM + special tokens ─▶ soft_prompt ─▶ embedding
-                          reconstruction ┘    alignment ┘         train
+    query ──respond──▶ response ──teach──▶ target ──fit, train──▶ checkpoint ──▶ Encoder ──▶ evaluate, decode, …
 
-The files in the order of the data: config, errors · data, journal · placing, backbone · respond · teacher (stages,
-bidirectional, llm2vec) · teach · model (adapter) · encoder · pairs (matryoshka) · ridge, fit · losses, step (memory,
-processes), states, train (stop, live, tracking, curves) · checkpoint (plain, card), convert · library · lens ·
-evaluate · quickstart · cli.
+Nouns are folders, verbs are functions: each step is a command, a function of the same name here, and a file in the
+folder of what it makes.
 
-Names load on first use, so that `import foresay` and the command line's help do not wait for torch. The steps are
-functions in files of their own name (`from foresay.train import train`), so they are not repeated here.
+    data/          queries, responses, targets, pairs
+    engines/       who answers queries: respond
+    teachers/      who sets targets: make_teacher, teach
+    training/      pairs to a checkpoint: fit, train
+    checkpoints/   on disk: verify, bundle, convert
+    evaluation/    does it find the answer: evaluate
+    reading/       what an embedding holds, in words
+    integrations/  inside other libraries
+
+    backbone.py    the frozen language model and its tokenizer
+    model.py       the method
+    encoder.py     what one uses: texts to embeddings to text
+
+Names load on first use, so `import foresay` and the command line's help do not wait for torch.
 """
 
 from importlib import import_module
@@ -28,31 +35,49 @@ _HOMES = {
     "Pairs": "data.pairs",
     "RespondConfig": "config",
     "Targets": "teachers.teach",
-    "TrainConfig": "config",
     "TeachConfig": "config",
+    "TeacherConfig": "config",
+    "TrainConfig": "config",
     "as_sentence_transformer": "integrations.sentence_transformers",
+    "bundle": "checkpoints.checkpoint",
+    "convert": "checkpoints.convert",
+    "evaluate": "evaluation.evaluate",
+    "fit": "training.fit",
     "load_teacher": "teachers.teach",
+    "make_teacher": "teachers.make",
     "read_queries": "data.queries",
     "read_responses": "data.queries",
+    "respond": "engines.respond",
+    "teach": "teachers.teach",
+    "train": "training.train",
     "verify": "checkpoints.checkpoint",
 }
 
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
+    from .checkpoints.checkpoint import bundle as bundle
     from .checkpoints.checkpoint import verify as verify
+    from .checkpoints.convert import convert as convert
     from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
+    from .config import TeacherConfig as TeacherConfig
     from .config import TrainConfig as TrainConfig
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.queries import read_responses as read_responses
     from .encoder import Encoder as Encoder
+    from .engines.respond import respond as respond
     from .errors import ForesayError as ForesayError
+    from .evaluation.evaluate import evaluate as evaluate
     from .integrations.sentence_transformers import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
+    from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import Targets as Targets
     from .teachers.teach import load_teacher as load_teacher
+    from .teachers.teach import teach as teach
+    from .training.fit import fit as fit
+    from .training.train import train as train
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
@@ -64,3 +89,8 @@ def __getattr__(name: str) -> object:
     value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, so that completion finds those that are not loaded yet."""
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ This module must not import torch: `foresay --help` reads it.
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
@@ -21,7 +21,9 @@ Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Options:
-    """What the option classes share: checking, and reading back from JSON."""
+    """What the option classes share: checking, and how the command line shows them."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def help(cls) -> dict[str, str]:
@@ -30,17 +32,18 @@ class Options:
         return {field.name: get_args(hints[field.name])[1] for field in fields(cls)}  # type: ignore[arg-type]
 
     @classmethod
+    def sections(cls) -> dict[str, str]:
+        """The title under which the help lists each field: `SECTIONS` names the first field of each section."""
+        titles, title = {}, "Options"
+        for field in fields(cls):  # type: ignore[arg-type]
+            title = cls.SECTIONS.get(field.name, title)
+            titles[field.name] = title
+        return titles
+
+    @classmethod
     def types(cls) -> dict[str, Any]:
         """The plain type of each field, without its help text."""
         return get_type_hints(cls)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads options back, and says which keys it does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})  # type: ignore[arg-type]
-        if unknown:
-            raise InputError(f"{cls.__name__} has no option {', '.join(unknown)}; it was written by another version")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def __post_init__(self) -> None:
         """Refuses values outside a field's choices: a typo must not train for an hour first."""
@@ -82,6 +85,12 @@ class TeacherConfig(Options):
     Numbers are those of the LLM2Vec authors' training configurations for 7 B models; a small model needs a
     higher learning rate.
     """
+
+    SECTIONS = {
+        "mntp_steps": "Stage 1, masked next-token prediction",
+        "simcse_steps": "Stage 2, SimCSE",
+        "micro_batch_tokens": "The run",
+    }
 
     mntp_steps: Annotated[int, "Steps of stage 1, masked next-token prediction; 0 leaves it out."] = 1000
     mntp_batch_size: Annotated[int, "Texts a step of stage 1."] = 32
@@ -135,6 +144,8 @@ class TeachConfig(Options):
 class ShapeConfig(Options):
     """What a checkpoint is, whichever way its weights are found: `FitConfig` and `TrainConfig` begin with it."""
 
+    SECTIONS = {"thought": "The checkpoint", "max_query_tokens": "The data"}
+
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
@@ -184,6 +195,12 @@ class FitConfig(ShapeConfig):
 @dataclass(frozen=True)
 class TrainConfig(ShapeConfig):
     """How the special tokens and the two maps are trained (paper, section 3 and appendix)."""
+
+    SECTIONS = ShapeConfig.SECTIONS | {
+        "start": "Optimisation",
+        "alignment_weight": "Losses",
+        "max_response_tokens": "The run",
+    }
 
     start: Annotated[
         Start, "Where the maps start: ridge regression from the untrained tokens' states to the targets, or random."

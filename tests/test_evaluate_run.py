@@ -33,7 +33,7 @@ from foresay.evaluation import load_scores, save_scores
 from foresay.evaluation import mteb_model as embedding
 from foresay.evaluation.baselines import TeacherEmbedder
 from foresay.evaluation.folder_tasks import folder_task
-from foresay.evaluation.run import evaluate
+from foresay.evaluation.run import run_tasks
 from foresay.evaluation.scores import Score
 from foresay.evaluation.suites import suite
 from foresay.model import Model
@@ -74,7 +74,7 @@ def folders(tmp_path: Path) -> Path:
 
 def test_items_make_the_value(folders: Path, tmp_path: Path) -> None:
     """Of every type; and they can be written and read."""
-    made = evaluate({"letters": Letters()}, suite(str(folders)), tmp_path / "out")
+    made = run_tasks({"letters": Letters()}, suite(str(folders)), tmp_path / "out")
     assert {score.kind for score in made} == set(KINDS)
     assert {score.statistic for score in made} == {"mean", "spearman", "v_measure"}
     for score in made:
@@ -111,7 +111,7 @@ def test_scores_know_what_was_not_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", MOCKS)
 def test_mtebs_mock_tasks(task: Callable[[], Any], tmp_path: Path) -> None:
     """mteb's own tasks run offline, whatever their type, and its result file is there."""
-    (score, *_) = evaluate({"letters": Letters()}, [task()], tmp_path)
+    (score, *_) = run_tasks({"letters": Letters()}, [task()], tmp_path)
     (file,) = (tmp_path / "mteb" / "results").rglob("Mock*.json")
     assert json.loads(file.read_text())["scores"]["test"][0]["main_score"] == pytest.approx(score.value, nan_ok=True)
     if score.items:
@@ -142,15 +142,15 @@ def test_a_killed_run_goes_on(folders: Path, tmp_path: Path, monkeypatch: pytest
     """Nothing is embedded twice, over a kill in the middle of a task; the scores are those of one run."""
     monkeypatch.setattr(embedding, "_BLOCK", 8)
     once, killed, after = Letters(), Dies(7), Letters()
-    whole = evaluate({"letters": once}, suite(str(folders)), tmp_path / "whole")
+    whole = run_tasks({"letters": once}, suite(str(folders)), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        evaluate({"letters": killed}, suite(str(folders)), tmp_path / "out")
-    made = evaluate({"letters": after}, suite(str(folders)), tmp_path / "out")
+        run_tasks({"letters": killed}, suite(str(folders)), tmp_path / "out")
+    made = run_tasks({"letters": after}, suite(str(folders)), tmp_path / "out")
     assert [(score.key, score.value) for score in made] == [(score.key, score.value) for score in whole]
     assert killed.seen and after.seen
     assert sorted(killed.seen + after.seen) == sorted(once.seen)
     last = Letters()
-    assert len(evaluate({"letters": last}, suite(str(folders)), tmp_path / "out")) == len(whole)
+    assert len(run_tasks({"letters": last}, suite(str(folders)), tmp_path / "out")) == len(whole)
     assert not last.seen
 
 
@@ -159,9 +159,9 @@ def test_vectors_serve_another_task(tmp_path: Path) -> None:
     write(tmp_path / "a", "retrieval")
     write(tmp_path / "b", "retrieval", {"type": "retrieval"})
     letters = Letters()
-    evaluate({"x": letters}, [folder_task(tmp_path / "a")], tmp_path / "1", vectors=tmp_path / "vectors")
+    run_tasks({"x": letters}, [folder_task(tmp_path / "a")], tmp_path / "1", vectors=tmp_path / "vectors")
     seen = len(letters.seen)
-    (score,) = evaluate({"y": letters}, [folder_task(tmp_path / "b")], tmp_path / "2", vectors=tmp_path / "vectors")
+    (score,) = run_tasks({"y": letters}, [folder_task(tmp_path / "b")], tmp_path / "2", vectors=tmp_path / "vectors")
     assert len(letters.seen) == seen > 0
     assert np.isnan(score.seconds_per_query)
 
@@ -171,34 +171,34 @@ def test_a_folder_refuses_what_it_was_not_made_of(
 ) -> None:
     """Another embedder or task by the same name, and says in what; another version or seed is said aloud."""
     task, letters = write(tmp_path / "t", "sts"), Letters()
-    evaluate({"x": letters}, [folder_task(task)], tmp_path / "out")
-    evaluate({"x": letters, "y": Letters()}, [folder_task(task)], tmp_path / "out", seed=3)
+    run_tasks({"x": letters}, [folder_task(task)], tmp_path / "out")
+    run_tasks({"x": letters, "y": Letters()}, [folder_task(task)], tmp_path / "out", seed=3)
     assert "seed was 0 and is now 3" in caplog.text
     letters.fingerprint = "other"
     with pytest.raises(DataError, match="embedder x is not the one.*fingerprint was 'letters' and is now 'other'"):
-        evaluate({"x": letters}, [folder_task(task)], tmp_path / "out")
+        run_tasks({"x": letters}, [folder_task(task)], tmp_path / "out")
     with pytest.raises(DataError, match="task t is not the one.*limit was None and is now 5"):
-        evaluate({"y": Letters()}, [folder_task(task)], tmp_path / "out", limit=5)
+        run_tasks({"y": Letters()}, [folder_task(task)], tmp_path / "out", limit=5)
     with (task / "pairs.jsonl").open("a") as file:
         file.write('{"text1": "a", "text2": "b", "score": 1}\n')
     with pytest.raises(DataError, match="task t is not the one.*revision was"):
-        evaluate({"y": Letters()}, [folder_task(task)], tmp_path / "out")
+        run_tasks({"y": Letters()}, [folder_task(task)], tmp_path / "out")
 
 
 def test_a_task_that_cannot_be_fetched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Is named; the others are measured. With nothing measured it is an error."""
     sts = folder_task(write(tmp_path / "t", "sts"))
     hub = suite("BIOSSES")
-    assert len(evaluate({"x": Letters()}, [*hub, sts], tmp_path / "out")) == 1
+    assert len(run_tasks({"x": Letters()}, [*hub, sts], tmp_path / "out")) == 1
     assert "the data of BIOSSES is not here" in caplog.text
     with pytest.raises(DataError, match="no task could be loaded: the data of BIOSSES"):
-        evaluate({"x": Letters()}, hub, tmp_path / "other")
+        run_tasks({"x": Letters()}, hub, tmp_path / "other")
 
 
 def test_similarities_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory does not grow with the corpus: what exists together is bounded, and the scores are the same."""
     folder = write(tmp_path / "t", "retrieval")
-    whole = evaluate({"x": Letters()}, [folder_task(folder)], tmp_path / "whole")
+    whole = run_tasks({"x": Letters()}, [folder_task(folder)], tmp_path / "whole")
     monkeypatch.setattr(embedding, "_SCORES_AT_ONCE", 12 * 7)
     shapes: list[tuple[int, int]] = []
     similarity = embedding.Embedder.similarity
@@ -208,7 +208,7 @@ def test_similarities_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return similarity(self, left, right)
 
     monkeypatch.setattr(embedding.Embedder, "similarity", watched)
-    made = evaluate({"x": Letters()}, [folder_task(folder)], tmp_path / "blocks")
+    made = run_tasks({"x": Letters()}, [folder_task(folder)], tmp_path / "blocks")
     assert shapes == [(12, 7)] * 4 + [(12, 2)]
     assert [score.value for score in made] == [score.value for score in whole]
 
@@ -239,7 +239,7 @@ def test_the_plain_folder_scores_the_same(
         encoder = wide.with_document_teacher(SelfTeacher(base))
     checkpoint.save(tmp_path / "c", encoder)
     task = folder_task(write(tmp_path / name, kind))
-    (ours,) = evaluate({"foresay": Encoder.from_pretrained(tmp_path / "c", device="cpu")}, [task], tmp_path / "out")
+    (ours,) = run_tasks({"foresay": Encoder.from_pretrained(tmp_path / "c", device="cpu")}, [task], tmp_path / "out")
     model = SentenceTransformer(str(tmp_path / "c"), device="cpu")
     plain = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     assert ours.value == pytest.approx(plain.task_results[0].get_score(), abs=1e-6)
@@ -306,7 +306,7 @@ def test_cut_texts_are_counted(encoder: Encoder, tmp_path: Path, caplog: pytest.
     lines += [{"text1": "word " * 200, "text2": "d", "score": 3}]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name in ("one", "two"):
-        evaluate({"foresay": encoder}, [folder_task(folder)], tmp_path / name, vectors=tmp_path / "vectors")
+        run_tasks({"foresay": encoder}, [folder_task(folder)], tmp_path / name, vectors=tmp_path / "vectors")
         about = json.loads((tmp_path / name / "manifest.json").read_text())
         assert about["cut"] == {"foresay": {"t": {"text": 2}}}
     assert about["embedders"]["foresay"]["prompts"]["STS12"] == EVALUATION["STS12"]

@@ -13,7 +13,7 @@ pytest.importorskip("mteb")
 
 from foresay.evaluation.bm25 import Bm25
 from foresay.evaluation.folder_tasks import folder_task
-from foresay.evaluation.run import evaluate
+from foresay.evaluation.run import run_tasks
 
 VECTORS = {
     "how to harm": [1.0, 0.0],
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_cosine_and_dot_product(folder: Path, tmp_path: Path) -> None:
     """By cosine the own passage is first; by dot product five long vectors fill the top 5."""
-    scores = evaluate({"known": Known(), "bm25": Bm25()}, [folder_task(folder)], tmp_path / "out")
+    scores = run_tasks({"known": Known(), "bm25": Bm25()}, [folder_task(folder)], tmp_path / "out")
     found = {(score.embedder, score.metric): score.value for score in scores}
     for metric in ("own_harmful_at_5", "any_harmful_at_5", "benign_at_5"):
         assert found["known", metric] == found["bm25", metric] == 1

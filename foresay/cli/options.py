@@ -1,9 +1,10 @@
 """What the commands are made of: options from the config classes, the options several share, errors as one line.
 
-What a reader would get wrong: the group runs every command, so it is the one place where an error of our own tree
-turns into a line on stderr and exit code 1. Anything else is a bug and keeps its traceback.
+The group runs every command, so it is the one place where an error of our own tree turns into a line on stderr and exit
+code 1. Anything else is a bug and keeps its traceback.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -19,12 +20,64 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=Options)
 
 
+class Command(click.Command):
+    """A command whose help groups the options of a config class, and ends with an example."""
+
+    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:  # noqa: ANN401
+        """Takes what click takes.
+
+        Args:
+            *args: click's.
+            example: shell lines, shown at the end of the help.
+            **kwargs: click's.
+        """
+        lines = "\n".join(f"  {line.strip()}" for line in example.strip().splitlines())
+        super().__init__(*args, **kwargs)
+        self.epilog = f"\b\nExample:\n{lines}"
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a list of options a section, those without a section first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _ConfigOption(click.Option):
+    """An option made from a field of a config class."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def verbose() -> click.Option:
+    """The option -v, which raises our own log level."""
+
+    def louder(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            logging.getLogger("foresay").setLevel(logging.INFO)
+
+    return click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, callback=louder, help="Say more about what happens."
+    )
+
+
 class Group(click.Group):
     """Lists the commands in the order of the data, and prints our own errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are written."""
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command, and to it the option that all have: -v works before and after the command's name."""
+        cmd.params.append(verbose())
+        super().add_command(cmd, name)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Runs the command line."""
@@ -42,12 +95,17 @@ def options(config: type[Options]) -> Callable[[F], F]:
     """Adds an option for each field of a config class."""
 
     def add(command: F) -> F:
-        helps, types = config.help(), config.types()
+        helps, types, sections = config.help(), config.types(), config.sections()
         for field in reversed(fields(config)):  # type: ignore[arg-type]
-            kind = _kind(types[field.name])
-            default = None if field.default is MISSING else field.default
-            name = "--" + field.name.replace("_", "-")
-            command = click.option(name, type=kind, default=default, show_default=True, help=helps[field.name])(command)
+            command = click.option(
+                "--" + field.name.replace("_", "-"),
+                cls=_ConfigOption,
+                type=_kind(types[field.name]),
+                default=None if field.default is MISSING else field.default,
+                show_default=True,
+                help=helps[field.name],
+                section=sections[field.name],
+            )(command)
         return command
 
     return add

@@ -21,14 +21,14 @@ from .baselines import load_baseline
 from .fingerprints import teacher_of
 from .intervals import Comparison
 from .report import Report
-from .run import evaluate
+from .run import run_tasks
 from .suites import suite
 
 OURS = "foresay"
 _NEED_TEACHER = {"teacher", "hyde", "response"}
 
 
-def compare_checkpoints(
+def evaluate(
     checkpoints: Sequence[str],
     suites: Sequence[str],
     output: Path,
@@ -64,7 +64,7 @@ def compare_checkpoints(
         progress: told of tasks done.
 
     Raises:
-        ForesayError: what `suite`, `Encoder.from_pretrained`, `load_baseline` and `evaluate` raise.
+        ForesayError: what `suite`, `Encoder.from_pretrained`, `load_baseline` and `run_tasks` raise.
     """
     tasks = list({task.metadata.name: task for name in suites for task in suite(name)}.values())
     encoders = _encoders(checkpoints, device, dtype)
@@ -88,7 +88,7 @@ def compare_checkpoints(
             device=device,
         )
         embedders[made.name], methods[made.name] = made, [made.name]
-    scores = evaluate(
+    scores = run_tasks(
         embedders, tasks, output, seed=seed, limit=limit, task_prompts=prompts == "task", progress=progress
     )
     report = Report.of(Comparison(scores, methods, seed=seed), OURS)

@@ -38,7 +38,7 @@ def _silent(done: int, total: int | None, note: str) -> None:
     """Shows no progress."""
 
 
-def evaluate(
+def run_tasks(
     embedders: Mapping[str, Embeds | SearchProtocol],
     tasks: Sequence[AbsTask],
     output: Path,

@@ -1,0 +1,67 @@
+"""A checkpoint on this machine: verify, bundle, convert."""
+
+from pathlib import Path
+
+import click
+
+from .options import Command, shared
+from .running import calm_libraries
+
+
+@click.command(
+    cls=Command,
+    short_help="Check that this machine gives the golden vectors.",
+    example="""
+    foresay verify checkpoint
+    """,
+)
+@click.argument("checkpoint")
+@shared("device")
+@shared("dtype")
+def verify(checkpoint: str, device: str, dtype: str) -> None:
+    """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
+    calm_libraries()
+    from ..checkpoints.checkpoint import verify as run
+
+    for verdict in run(checkpoint, device=device, dtype=dtype):
+        click.echo(f"{verdict.way:33} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
+    click.echo(f"{checkpoint}: verified")
+
+
+@click.command(
+    cls=Command,
+    short_help="Copy a checkpoint with its models inside.",
+    example="""
+    foresay bundle checkpoint -o portable
+    """,
+)
+@click.argument("checkpoint")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@shared("device")
+def bundle(checkpoint: str, output: Path, device: str) -> None:
+    """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
+    calm_libraries()
+    from ..checkpoints.checkpoint import bundle as run
+
+    whole = "self-contained" if run(checkpoint, output, device=device) else "holds all but the teacher of its documents"
+    click.echo(f"{output}: {whole}; check it with: foresay verify {output}")
+
+
+@click.command(
+    cls=Command,
+    short_help="Read a checkpoint in the published format.",
+    example="""
+    foresay convert McGill-NLP/LLM2Vec-Gen-Qwen3-06 -o checkpoint
+    """,
+)
+@click.argument("published")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("device")
+def convert(published: str, output: Path, backbone: str | None, device: str) -> None:
+    """Turn a checkpoint in the PUBLISHED LLM2Vec-Gen format, folder or hub id, into one of ours."""
+    calm_libraries()
+    from ..checkpoints.convert import convert as run
+
+    run(published, output, backbone=backbone, device=device)
+    click.echo(f"{output}: converted; check it with: foresay verify {output}")

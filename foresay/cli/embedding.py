@@ -1,0 +1,73 @@
+"""Texts to embeddings."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import Command, shared
+from .running import load_encoder, texts_of
+
+
+@click.command(
+    cls=Command,
+    short_help="Embed texts.",
+    example="""
+    foresay encode checkpoint texts.jsonl -o vectors.npy
+    foresay encode checkpoint -t 'What does frugal mean?'
+    """,
+)
+@click.argument("checkpoint")
+@click.argument("source", required=False)
+@shared("text")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npy file; without it, JSON lines to stdout.")
+@click.option(
+    "--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True, help="Whose prompt."
+)
+@click.option("--prompt", help="Put this before each text instead.")
+@click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
+@click.option("--truncate-dim", type=int, help="Keep this many numbers of each: one of the checkpoint's --dims.")
+@click.option("--no-cut", is_flag=True, help="Fail on texts that are too long instead of cutting them.")
+@shared("column")
+@shared("split")
+@shared("device")
+@shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def encode(
+    checkpoint: str,
+    source: str | None,
+    texts: tuple[str, ...],
+    output: Path | None,
+    kind: str,
+    prompt: str | None,
+    normalize: bool,
+    truncate_dim: int | None,
+    no_cut: bool,
+    **where: Any,  # noqa: ANN401
+) -> None:
+    """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
+    ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"))
+    encoder = load_encoder(checkpoint, **where)
+    how: dict[str, Any] = {
+        "normalize_embeddings": normalize,
+        "truncate_dim": truncate_dim,
+        "on_cut": "error" if no_cut else "warn",
+        "show_progress_bar": output is not None,
+    }
+    if prompt is not None:
+        vectors = encoder.encode(wanted, prompt=prompt, **how)
+    else:
+        vectors = (encoder.encode_query if kind == "query" else encoder.encode_document)(wanted, **how)
+    if output is None:
+        import json
+
+        for name, vector in zip(ids, vectors, strict=True):
+            click.echo(json.dumps({"id": name, "embedding": [round(float(x), 7) for x in vector]}))
+        return
+    import numpy as np
+
+    from ..files import write_json
+
+    np.save(output, vectors)
+    write_json(output.with_suffix(".ids.json"), ids)
+    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids in {output.stem}.ids.json")

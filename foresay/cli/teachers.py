@@ -1,0 +1,101 @@
+"""Make a teacher, and let it set the targets."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import TeachConfig, TeacherConfig
+from .options import Command, build, options, shared
+from .running import calm_libraries, progress_bar
+
+
+@click.command(
+    cls=Command,
+    short_help="Make a teacher of any language model.",
+    example="""
+    foresay teacher Qwen/Qwen3-0.6B texts.jsonl -o my-teacher
+    """,
+)
+@click.argument("backbone")
+@click.argument("texts")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
+@shared("column")
+@shared("split")
+@shared("revision")
+@shared("device")
+@options(TeacherConfig)
+def teacher(
+    backbone: str,
+    texts: str,
+    output: Path,
+    column: str | None,
+    split: str,
+    revision: str | None,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Make a teacher of BACKBONE with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
+
+    Goes on where it stopped when it is run again. OUTPUT/training holds the figures of each step.
+    """
+    config = build(TeacherConfig, values)
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..data.queries import Query, read_queries
+    from ..teachers.make import make_teacher
+    from ..training.signals import Stopped
+
+    rows = list(read_queries(texts, column=column, split=split))
+    good = [row.text for row in rows if isinstance(row, Query)]
+    if len(good) < len(rows):
+        click.echo(f"{texts}: {len(rows) - len(good)} rows hold no text and are left out", err=True)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    with progress_bar("training") as progress:
+        try:
+            make_teacher(good, model, output, config, progress)
+        except Stopped as stopped:
+            raise click.ClickException(str(stopped)) from None
+    click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {output} -o targets")
+
+
+@click.command(
+    cls=Command,
+    short_help="Embed the responses: the targets.",
+    example="""
+    foresay teach responses.jsonl -t sentence-transformers/all-MiniLM-L6-v2 -o targets
+    """,
+)
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.option(
+    "-t",
+    "--teacher",
+    required=True,
+    help="sentence-transformers or LLM2Vec model, by folder or hub id; nano-teacher; or the word self.",
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of targets to make.")
+@click.option("-m", "--backbone", help="The language model, for the teacher called self.")
+@shared("device")
+@shared("dtype")
+@options(TeachConfig)
+def teach(
+    responses: Path,
+    teacher: str,
+    output: Path,
+    backbone: str | None,
+    device: str,
+    dtype: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Embed RESPONSES with a teacher: the targets that training aims at."""
+    config = build(TeachConfig, values)
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..teachers.teach import load_teacher
+    from ..teachers.teach import teach as run
+
+    model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
+    with progress_bar("teaching") as progress:
+        taught = load_teacher(teacher, model, device, config)
+        made = run(responses, taught, output, progress, query_weight=config.query_weight)
+    click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")

@@ -1,0 +1,116 @@
+"""Responses and targets to a checkpoint: in closed form, or by gradient."""
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import RECIPES, FitConfig, TrainConfig, recipe
+from .options import Command, build, given, options, shared
+from .running import calm_libraries, progress_bar
+
+
+@click.command(
+    cls=Command,
+    short_help="Make a checkpoint in closed form: no training, minutes.",
+    example="""
+    foresay fit responses.jsonl targets -m Qwen/Qwen3-0.6B -o checkpoint
+    """,
+)
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.argument("targets", type=click.Path(path_type=Path))
+@shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@shared("revision")
+@shared("device")
+@options(FitConfig)
+def fit(
+    responses: Path,
+    targets: Path,
+    backbone: str,
+    output: Path,
+    revision: str | None,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Find the maps from RESPONSES' queries to their TARGETS by ridge regression, without any gradient.
+
+    One forward pass over the queries. The checkpoint embeds like a trained one, but cannot decode.
+    """
+    config = build(FitConfig, values)
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..data.pairs import Pairs
+    from ..training.fit import fit as run
+
+    pairs = Pairs.load(responses, targets)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    with progress_bar("fitting") as progress:
+        encoder = run(pairs, model, output, config, lambda rows: progress(rows, len(pairs.queries), ""))
+    click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
+
+
+@click.command(
+    cls=Command,
+    short_help="Train special tokens and maps to reach the targets.",
+    example="""
+    foresay train responses.jsonl targets -m Qwen/Qwen3-0.6B -o checkpoint --steps 2000
+    """,
+)
+@click.argument("responses", type=click.Path(path_type=Path))
+@click.argument("targets", type=click.Path(path_type=Path))
+@shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@shared("revision")
+@shared("device")
+@click.option(
+    "--recipe",
+    "named",
+    type=click.Choice(list(RECIPES)),
+    default="default",
+    show_default=True,
+    help="Defaults of the options below; those that are given stand.",
+)
+@options(TrainConfig)
+def train(
+    responses: Path,
+    targets: Path,
+    backbone: str,
+    output: Path,
+    revision: str | None,
+    device: str,
+    named: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Train special tokens and maps on RESPONSES and their TARGETS.
+
+    Goes on where it stopped when it is run again. OUTPUT/training holds the figures and their curves.
+
+    On several GPUs: accelerate launch -m foresay train … (or torchrun -m); they share each batch.
+    """
+    chosen = given(values)
+    TrainConfig(**{**recipe(named, ""), **chosen})  # a wrong option is said before a model is loaded
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..data.pairs import Pairs
+    from ..training.distributed import is_first, leave
+    from ..training.live import LiveTable
+    from ..training.signals import Stopped
+    from ..training.train import train as run
+
+    if not is_first():
+        logging.getLogger("foresay").setLevel(logging.ERROR)  # the first process says it for all
+    pairs = Pairs.load(responses, targets)
+    model = Backbone.load(backbone, revision=revision, device=device, dtype=values["dtype"])
+    config = TrainConfig(**{**recipe(named, model.text_config.model_type), **chosen})
+    try:
+        with LiveTable(config.steps) if is_first() else nullcontext() as report:
+            run(pairs, model, output, config, report)
+    except Stopped as stopped:
+        raise click.ClickException(str(stopped)) from None
+    finally:
+        leave()
+    if is_first():
+        click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
