@@ -351,47 +351,6 @@ def mark_control_tokens(spec: dict[str, Any], chat_template: str | None) -> None
             token["special"] = True
 
 
-def length_batches(lengths: Sequence[int], most_tokens: int, least_tokens: int | None = None) -> list[list[int]]:
-    """Cuts rows into batches of similar length, the longest first: what does not fit in memory fails at once.
-
-    Args:
-        lengths: tokens of each row.
-        most_tokens: most padded tokens in a batch; a single longer row is a batch of its own.
-        least_tokens: a batch with this many tokens is closed as soon as a row would be more than a fifth
-            padding; smaller batches are not worth a pass of their own.
-
-    Returns:
-        the indices of each batch's rows.
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        size = len(batches[-1]) * longest if batches else 0
-        full = size + longest > most_tokens
-        uneven = least_tokens is not None and size >= least_tokens and lengths[index] < 0.8 * longest
-        if not batches or full or uneven:
-            batches.append([])
-            longest = max(lengths[index], 1)
-        batches[-1].append(index)
-    return batches
-
-
-def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids of different lengths as one tensor.
-
-    Returns:
-        ids (rows, longest) and lengths (rows,), both int64.
-    """
-    lengths = [len(row) for row in rows]
-    longest = max(lengths, default=0)
-    padded = [
-        [value] * (longest - len(row)) + list(row) if left else list(row) + [value] * (longest - len(row))
-        for row in rows
-    ]
-    ids = torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), longest)
-    return ids, torch.tensor(lengths, dtype=torch.long, device=device)
-
-
 def same_backbone(backbone: Backbone, name: str, expected: Tensor) -> None:
     """Refuses a backbone whose sample of weights is not the expected one; `name` is the one that was recorded."""
     found = backbone.sample()

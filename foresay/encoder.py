@@ -7,9 +7,9 @@ What a reader would get wrong: queries and documents get different prompts. `enc
 
 import copy
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Literal, Self
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 from transformers import TextIteratorStreamer
 
-from .backbone import Backbone, check_texts, length_batches
+from .backbone import Backbone, check_texts
 from .config import TeachConfig
 from .errors import CheckpointError, InputError
 from .model import Model
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 OnCut = Literal["warn", "error", "ignore"]
-_SHORTEST_SHARED_PREFIX = 6
-"""Shorter common beginnings are not worth the mask that a cache brings with it."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,11 @@ class Encoder:
         """
         rows = self._rows(texts, prompt, prompt_name, on_cut)
         embeddings = np.empty((len(rows), self.dim), np.float32)
-        for batch, hidden in self._hidden(rows, batch_tokens, show_progress_bar):
-            with torch.no_grad():
-                embeddings[batch] = self.model.outputs(hidden)[1].cpu().numpy()
+        with Progress(transient=True, disable=not show_progress_bar) as bar:
+            task = bar.add_task("encoding", total=len(rows))
+            self.model.run(
+                rows, self.model.embed, [torch.from_numpy(embeddings)], batch_tokens, partial(bar.advance, task)
+            )
         embeddings = self._finish(embeddings, truncate_dim, normalize_embeddings)
         single: Array = embeddings[0] if isinstance(texts, str) else embeddings
         return single
@@ -276,9 +276,7 @@ class Encoder:
         rows = self._rows(texts, prompt, prompt_name, on_cut)
         shape = (len(rows), self.model.compression, self.model.backbone.hidden_size)
         prompts = np.empty(shape, np.float32)
-        for batch, hidden in self._hidden(rows, batch_tokens):
-            with torch.no_grad():
-                prompts[batch] = self.model.soft_prompt(hidden).cpu().numpy()
+        self.model.run(rows, self.model.soft_prompt, [torch.from_numpy(prompts)], batch_tokens)
         single: Array = prompts[0] if isinstance(texts, str) else prompts
         return single
 
@@ -371,19 +369,3 @@ class Encoder:
             if on_cut == "warn":
                 logger.warning("%s and were cut; pass on_cut='error' to refuse them", message)
         return rows
-
-    @torch.no_grad()
-    def _hidden(
-        self, rows: list[list[int]], batch_tokens: int, progress: bool = False
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """States, as `Model.hidden` returns them, of batches of similar length, with the indices of their rows.
-
-        What all rows begin with, a prompt or a template, runs once and its cache serves every batch.
-        """
-        shared = os.path.commonprefix([min(rows), max(rows)]) if len(rows) > 1 else []
-        prefix = self.model.prefill(shared) if len(shared) >= _SHORTEST_SHARED_PREFIX else None
-        skip = len(shared) if prefix is not None else 0
-        lengths = [len(row) + self.model.tokens for row in rows]
-        batches = length_batches(lengths, batch_tokens, self.model.backbone.least_tokens)
-        for batch in track(batches, "encoding", disable=not progress, transient=True):
-            yield batch, self.model.hidden([rows[i][skip:] for i in batch], prefix)

@@ -29,7 +29,8 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from .adapter import Adapter
-from .backbone import Backbone, pad
+from .backbone import Backbone
+from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
 from .errors import InputError
 
 LOGITS_AT_ONCE = 1 << 25
@@ -185,6 +186,30 @@ class Model(nn.Module):
         return tuple(state[row, at[:, self.thought :]] for state in states)
 
     @torch.no_grad()
+    def run(
+        self,
+        rows: Sequence[Row],
+        take: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+        out: Sequence[Tensor],
+        batch_tokens: int = 8192,
+        progress: Progress | None = None,
+    ) -> None:
+        """Runs any number of rows without gradient; what all of them begin with, a prompt or a template, only once.
+
+        Args:
+            rows: token ids, without special tokens.
+            take: what is wanted of the states of a batch, which `hidden` returns.
+            out: what to fill, a tensor (rows, …) for each that `take` returns; see `run_by_length`.
+            batch_tokens: most padded tokens in one forward pass.
+            progress: told how many rows each finished batch held.
+        """
+        shared = shared_prefix(rows)
+        prefix = self.prefill(rows[0][:shared]) if shared else None
+        budget = Budget(batch_tokens, self.backbone.least_tokens, extra=self.tokens + shared)
+        rest = [row[shared:] for row in rows]
+        run_by_length(rest, lambda batch: take(self.hidden(batch, prefix)), out, budget, progress)
+
+    @torch.no_grad()
     def prefill(self, ids: Sequence[int]) -> DynamicCache:
         """Key/value cache of tokens that many rows begin with; `hidden` copies it to each row."""
         cache = DynamicCache()
@@ -260,6 +285,10 @@ class Model(nn.Module):
         if self.readout == "tokens":
             return soft_prompt, self.align(soft_prompt.flatten(1))
         return soft_prompt, self.align((self.features(hidden) - self.center.flatten()) / self.spread.flatten())
+
+    def embed(self, hidden: Tensor) -> Tensor:
+        """States to embeddings (batch, dim), float32."""
+        return self.outputs(hidden)[1]
 
     def features(self, hidden: Tensor) -> Tensor:
         """What the embedding is a linear map of: (batch, width), float32."""

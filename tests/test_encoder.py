@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from foresay.backbone import Backbone, length_batches
+from foresay.backbone import Backbone
 from foresay.encoder import Encoder
 from foresay.errors import ForesayError, InputError
 from foresay.model import Model
@@ -136,12 +136,3 @@ def test_similarity() -> None:
     left, right = np.array([[3.0, 0.0], [0.0, 0.0]], np.float32), np.array([0.0, 2.0], np.float32)
     assert Encoder.similarity(left, right).tolist() == [[0.0], [0.0]]
     assert Encoder.similarity(left[0], left[0]).tolist() == [[1.0]]
-
-
-def test_length_batches() -> None:
-    """Longest first, never above the budget, short ones closed early when asked."""
-    assert length_batches([1, 5, 3, 5], 10) == [[1, 3], [2, 0]]
-    assert length_batches([50], 10) == [[0]]
-    assert length_batches([10, 9, 5, 5], 100) == [[0, 1, 2, 3]]
-    assert length_batches([10, 9, 5, 5], 100, 15) == [[0, 1], [2, 3]]
-    assert length_batches([], 10) == []

@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from .. import __version__
-from ..backbone import Backbone, pad
+from ..backbone import Backbone
+from ..batching import pad
 from ..config import RespondConfig
 from ..data.queries import Progress, Query, Reject, Response, content_id, parse_responses
 from ..errors import DataError, InputError

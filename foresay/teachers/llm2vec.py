@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, WordWeig
 
 from .. import __version__
 from ..backbone import Backbone, same_backbone
+from ..batching import Budget, run_by_length
 from ..checkpoints.sentence_transformers import transformer_config, write_library_config, write_modules, write_tokenizer
 from ..config import TeachConfig
 from ..errors import InputError
@@ -76,17 +77,15 @@ class LLM2VecTeacher:
         self.dim = reader.backbone.hidden_size
         room = reader.backbone.max_positions - len(reader.before) - len(reader.behind)
         self.max_tokens = min(config.max_tokens, room)
-        self._batch_size = config.batch_size
+        tokens = config.batch_size * self.max_tokens
+        self._budget = Budget(tokens, reader.backbone.least_tokens, config.batch_size)
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> "Vectors":
         """Vectors (texts, dim), float32, not normalised; the longest texts computed first."""
         rows = [row[: self.max_tokens] for row in self.reader.backbone.tokenize(texts)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            vectors[chosen] = self.reader.mean([rows[i] for i in chosen]).cpu().numpy()
+        run_by_length(rows, self.reader.mean, [torch.from_numpy(vectors)], self._budget)
         return vectors
 
 

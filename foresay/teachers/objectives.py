@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..backbone import Backbone, length_batches
+from ..backbone import Backbone
+from ..batching import length_batches
 from ..model import LOGITS_AT_ONCE, chunked_cross_entropy
 from .bidirectional import Bidirectional
 

@@ -18,7 +18,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..backbone import Backbone, pad
+from ..backbone import Backbone
+from ..batching import Budget, Row, pad, run_by_length
 from ..config import TeachConfig
 from ..data.queries import Progress, Response, file_hash, read_responses
 from ..devices import pick_device
@@ -102,20 +103,17 @@ class SelfTeacher:
         self.name, self.revision = f"{SELF}:{backbone.name}", backbone.revision
         self.dim = backbone.hidden_size
         self.max_tokens = min(config.max_tokens, backbone.max_positions - len(backbone.leading_ids))
-        self._batch_size = config.batch_size
+        self._budget = Budget(config.batch_size * config.max_tokens, backbone.least_tokens, config.batch_size)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, dim), float32, the longest texts computed first."""
         rows = [row[: self.max_tokens] for row in self.backbone.tokenize(texts)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            vectors[chosen] = self._mean([rows[i] for i in chosen]).cpu().numpy()
+        run_by_length(rows, self._mean, [torch.from_numpy(vectors)], self._budget)
         return vectors
 
     @torch.no_grad()
-    def _mean(self, rows: Sequence[list[int]]) -> torch.Tensor:
+    def _mean(self, rows: Sequence[Row]) -> torch.Tensor:
         """Mean state of each row, (rows, hidden) float32.
 
         The leading token is left out: it carries nothing of the text, and its state is far larger than the others.

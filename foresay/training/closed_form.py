@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..backbone import length_batches
 from ..encoder import Encoder
 from ..model import Model
 
@@ -132,8 +131,7 @@ def features_of(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     model = encoder.model
     rows, _ = model.rows(texts, encoder.max_tokens)
     states = torch.empty(len(rows), model.width, device=model.backbone.device)
-    for batch in length_batches([len(row) + model.tokens for row in rows], 8192, model.backbone.least_tokens):
-        states[batch] = model.features(model.hidden([rows[i] for i in batch]))
+    model.run(rows, model.features, [states])
     return states
 
 

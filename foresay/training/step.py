@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backbone import length_batches
+from ..batching import length_batches
 from ..config import TrainConfig
 from ..model import Model
 from .losses import alignment_loss, contrast_loss, weighted
@@ -150,6 +150,5 @@ def _outputs(model: Model, queries: Rows, most: int) -> tuple[Tensor, Tensor]:
     device = model.backbone.device
     prompts = torch.empty(len(queries), model.compression, model.backbone.hidden_size, device=device)
     embeddings = torch.empty(len(queries), model.dim, device=device)
-    for part in length_batches([len(row) + model.tokens for row in queries], most):
-        prompts[part], embeddings[part] = model.outputs(model.hidden([queries[i] for i in part]))
+    model.run(queries, model.outputs, [prompts, embeddings], most)
     return prompts, embeddings
