@@ -1,19 +1,27 @@
 # make quickstart   set everything up and see the whole method at work
 # make test         lint, types, tests
+# make lint         lint and types only
+# make fix          let ruff repair and format what it can
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test lint fix clean
 
 quickstart: .venv/installed
 	$(BIN)/foresay quickstart
 
-test: .venv/installed
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+
+fix: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # constraints.txt pins every package, so that two machines get the same ones
 .venv/installed: pyproject.toml constraints.txt

@@ -18,7 +18,7 @@ from foresay.training.step import gradient, losses_of
 from foresay.training.train import train
 
 from .conftest import SENTENCES
-from .test_train import QUERIES, RESPONSES, pairs, small
+from .making import QUERIES, RESPONSES, pairs, small
 
 Get = Callable[[str], Backbone]
 

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from foresay.backbone import Backbone
 from foresay.checkpoints.checkpoint import verify
@@ -15,7 +18,9 @@ from foresay.checkpoints.convert import convert
 from foresay.encoder import Encoder
 from foresay.errors import CheckpointError
 
-from .conftest import SHARED
+from .conftest import SHARED, make_folder
+
+Get = Callable[[str], Path]
 
 PEER = SHARED / "peer"
 needs_peer = pytest.mark.skipif(not PEER.is_dir(), reason="the reference checkpoints are not part of the repository")
@@ -75,13 +80,76 @@ def as_the_reference_pads(encoder: Encoder, texts: list[str]) -> torch.Tensor:
     return model.soft_prompt(states[:, -model.compression :])
 
 
+WIDTH, DIM = 32, 24
+
+
+def publish(folder: Path, base: Path, *, thought: int) -> dict[str, torch.Tensor]:
+    """Writes a checkpoint in the published format on a tiny random model; returns its weights.
+
+    Names, shapes and files are those that the reference package (0.1.3) writes; `base` is named relatively.
+    """
+    torch.manual_seed(7)
+    first, count = 451, thought + 10
+    weights = {
+        "tokens": torch.randn(count, WIDTH),
+        "reconstruct.weight": torch.randn(WIDTH, WIDTH) / WIDTH**0.5,
+        "reconstruct.bias": torch.randn(WIDTH),
+        "align.weight": torch.randn(DIM, WIDTH) / WIDTH**0.5,
+        "align.bias": torch.randn(DIM),
+    }
+    (folder / "encoder").mkdir(parents=True)
+    shutil.copytree(base, folder.parent / "base", dirs_exist_ok=True)
+    names = [f"<thought{i}>" for i in range(thought)] + [f"<question{i}>" for i in range(1, 11)]
+    lines = ["model_name_or_path: base", "torch_dtype: !!python/object/apply:torch.float32 []" if thought else ""]
+    lines += ["encoding_mode: last_10_tokens", f"special_tokens: {json.dumps(names)}", "max_input_length: 128"]
+    (folder / "run_config.yml").write_text("\n".join(filter(None, lines)) + "\n")
+    (folder / "encoder_decoder_config.json").write_text('{"encoding_mode": "last_10_tokens", "save_decoder": false}')
+    adapter = {"peft_type": "TRAINABLE_TOKENS", "base_model_name_or_path": "base", "target_modules": "embed_tokens"}
+    adapter["token_indices"] = list(range(first, first + count))  # type: ignore[assignment]
+    (folder / "encoder" / "adapter_config.json").write_text(json.dumps(adapter))
+    rows = {"trainable_tokens_delta": weights["tokens"], "base_layer.weight": torch.zeros(first + count, WIDTH)}
+    path = folder / "encoder" / "adapter_model.safetensors"
+    save_file({f"base_model.model.embed_tokens.{name}": tensor for name, tensor in rows.items()}, path)
+    for head, name in (("reconstruction_mlp", "reconstruct"), ("alignment_mlp", "align")):
+        state = {f"projection.{part}": weights[f"{name}.{part}"] for part in ("weight", "bias")}
+        torch.save({"state_dict": OrderedDict(state), "config": {"pooling_mode": "linear"}}, folder / head)
+    return weights
+
+
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A copy to doctor."""
-    if not PEER.is_dir():
-        pytest.skip("the reference checkpoints are not part of the repository")
-    shutil.copytree(PEER / "base", tmp_path / "base")
-    return Path(shutil.copytree(PEER / "v2", tmp_path / "v2"))
+def published(tmp_path: Path, folder: Get) -> Path:
+    """A published checkpoint, whole, to doctor."""
+    publish(tmp_path / "published", folder("qwen3"), thought=0)
+    return tmp_path / "published"
+
+
+@pytest.mark.parametrize("thought", [0, 10])
+def test_the_published_format(thought: int, tmp_path: Path, folder: Get) -> None:
+    """Invariant 8 in any clone: embeddings and soft prompts to 1e-5, worked out with transformers alone.
+
+    The tokenizer reads the bare text; the special tokens follow as rows of input embeddings; the last ten states go
+    through the reconstruction, those through the alignment, and their mean is the embedding.
+    """
+    weights = publish(tmp_path / "published", folder("qwen3"), thought=thought)
+    model = AutoModel.from_pretrained(tmp_path / "base", dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base", split_special_tokens=True)
+    texts = ["What does frugal mean?", "x", "Ça coûte 3 €, n'est-ce pas? 日本語 🙂"]
+    soft_prompts = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        inputs = torch.cat([model.get_input_embeddings()(ids), weights["tokens"][None]], dim=1)
+        with torch.no_grad():
+            states = model(inputs_embeds=inputs).last_hidden_state[0, -10:]
+        soft_prompts.append(states @ weights["reconstruct.weight"].T + weights["reconstruct.bias"])
+    prompts = torch.stack(soft_prompts)
+    embeddings = (prompts @ weights["align.weight"].T + weights["align.bias"]).mean(dim=1)
+
+    convert(tmp_path / "published", tmp_path / "c", device="cpu")
+    encoder = Encoder.from_pretrained(tmp_path / "c", device="cpu", dtype="float32")
+    assert (encoder.model.thought, encoder.model.compression, encoder.max_tokens) == (thought, 10, 128)
+    np.testing.assert_allclose(encoder.encode(texts), embeddings.numpy(), atol=1e-5)
+    np.testing.assert_allclose(encoder.soft_prompts(texts), prompts.numpy(), atol=1e-5)
+    assert len(verify(tmp_path / "c", device="cpu", dtype="float32")) == 4
 
 
 class _Evil:
@@ -109,10 +177,11 @@ def test_a_missing_file(published: Path, tmp_path: Path, name: str) -> None:
         convert(published, tmp_path / "c")
 
 
-def test_the_wrong_backbone(published: Path, tmp_path: Path, folder: object) -> None:
+def test_the_wrong_backbone(published: Path, tmp_path: Path, folder: Get) -> None:
     """Its width gives it away."""
-    with pytest.raises(CheckpointError, match="width 128"):
-        convert(published, tmp_path / "c", backbone=Backbone.load(str(folder("qwen3")), device="cpu"))  # type: ignore[operator]
+    wide = make_folder("qwen3", tmp_path / "wide", hidden_size=64)
+    with pytest.raises(CheckpointError, match="width 32"):
+        convert(published, tmp_path / "c", backbone=Backbone.load(str(wide), device="cpu"))
 
 
 def test_our_own_loader_points_to_convert(published: Path) -> None:

@@ -40,7 +40,7 @@ from foresay.model import Model
 from foresay.prompts import EVALUATION
 from foresay.teachers.teach import SelfTeacher
 
-from .folder_tasks import KINDS, Letters, rows, write
+from .made_tasks import KINDS, Letters, rows, write
 
 Get = Callable[[str], Backbone]
 MOCKS = (

@@ -22,7 +22,7 @@ from foresay.evaluation.suites import LITE, SUITES, advbench, suite
 from foresay.prompts import EVALUATION
 
 from .conftest import SHARED
-from .folder_tasks import KINDS, Letters, rows, write
+from .made_tasks import KINDS, Letters, rows, write
 
 EXAMPLE = Path(__file__).parents[1] / "foresay" / "packaged" / "example"
 

@@ -24,7 +24,7 @@ from foresay.training.step import gradient
 from foresay.training.train import train
 
 from .conftest import SENTENCES
-from .test_train import pairs, small
+from .making import pairs, small
 
 
 def test_a_device_map_changes_nothing(

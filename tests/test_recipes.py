@@ -16,7 +16,7 @@ from foresay.errors import InputError
 from foresay.training import train as train_module
 from foresay.training.train import schedule
 
-from .test_train import pairs
+from .making import pairs
 
 
 def test_the_published_ones() -> None:

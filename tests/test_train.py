@@ -26,24 +26,9 @@ from foresay.training.signals import Stopped
 from foresay.training.step import Figures, gradient, losses_of
 from foresay.training.train import row_order, schedule, train
 
-from .conftest import SENTENCES
+from .making import QUERIES, RESPONSES, pairs, small
 
 Get = Callable[[str], Backbone]
-QUERIES = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
-RESPONSES = [f"{sentence} is the answer to {i}." for i in range(4) for sentence in reversed(SENTENCES)]
-
-
-def small(**changes: Any) -> TrainConfig:  # noqa: ANN401
-    """Options for seconds."""
-    few: dict[str, Any] = {"documents": "checkpoint"}
-    few |= {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
-    return TrainConfig(**{**few, **changes})
-
-
-def pairs(dim: int = 8) -> Pairs:
-    """24 rows with random targets."""
-    targets = np.random.default_rng(0).normal(size=(len(QUERIES), dim)).astype(np.float32)
-    return Pairs(QUERIES, RESPONSES, targets, {"responses": "made up"})
 
 
 def test_backbone_stays_and_trained_weights_move(backbone: Get, tmp_path: Path) -> None:
@@ -282,7 +267,8 @@ import os, signal, sys
 from pathlib import Path
 from foresay.backbone import Backbone
 from foresay.training.train import train
-from tests.test_train import killed_config, pairs
+from tests.making import pairs
+from tests.test_train import killed_config
 
 def kill(step, figures):
     if step == 5:

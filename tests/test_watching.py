@@ -23,7 +23,7 @@ from foresay.training.tracking import tracking
 from foresay.training.train import train
 
 from .conftest import SENTENCES
-from .test_train import pairs, small
+from .making import pairs, small
 
 STEPS = [
     {"loss": 3.0, "alignment": 1.0, "reconstruction": 2.0, "tokens": 100.0, "seconds": 0.5},

@@ -1,0 +1,26 @@
+"""What several tests train on: a few pairs with random targets, and options for seconds."""
+
+from typing import Any
+
+import numpy as np
+
+from foresay.config import TrainConfig
+from foresay.data.pairs import Pairs
+
+from .conftest import SENTENCES
+
+QUERIES = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
+RESPONSES = [f"{sentence} is the answer to {i}." for i in range(4) for sentence in reversed(SENTENCES)]
+
+
+def small(**changes: Any) -> TrainConfig:  # noqa: ANN401
+    """Options for seconds."""
+    few: dict[str, Any] = {"documents": "checkpoint"}
+    few |= {"compression": 3, "batch_size": 8, "warmup_steps": 2, "evaluate_every": 2, "micro_batch_tokens": 400}
+    return TrainConfig(**{**few, **changes})
+
+
+def pairs(dim: int = 8) -> Pairs:
+    """24 rows with random targets."""
+    targets = np.random.default_rng(0).normal(size=(len(QUERIES), dim)).astype(np.float32)
+    return Pairs(QUERIES, RESPONSES, targets, {"responses": "made up"})
