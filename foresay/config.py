@@ -79,6 +79,28 @@ class RespondConfig(Options):
 
 
 @dataclass(frozen=True)
+class DecodeConfig(Options):
+    """How a soft prompt is written out."""
+
+    max_new_tokens: Annotated[int, "Longest text, in tokens."] = 256
+    temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token each time."] = 0.0
+    top_p: Annotated[float, "Sample from the smallest set of tokens with this much probability."] = 1.0
+    seed: Annotated[int, "Seed of the sampling; it gives the same texts however they are batched."] = 0
+    stop: Annotated[tuple[str, ...], "Stop before this text; repeatable."] = ()
+    ask: Annotated[str, "Put this after the soft prompt, such as 'In one word:', and write what follows."] = ""
+    batch_size: Annotated[int, "Soft prompts decoded together."] = 64
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.max_new_tokens > 0, f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
+        _require(self.temperature >= 0, f"temperature is {self.temperature}; expected 0 or more")
+        _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
+        _require("" not in self.stop, "stop holds an empty text, which would stop at once; leave it out")
+
+
+@dataclass(frozen=True)
 class TeacherConfig(Options):
     """How a teacher is made: masked next-token prediction, then unsupervised SimCSE (LLM2Vec, arXiv 2404.05961).
 

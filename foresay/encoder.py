@@ -8,23 +8,22 @@ What a reader would get wrong: queries and documents get different prompts. `enc
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rich.progress import Progress
 from torch import Tensor
-from transformers import TextIteratorStreamer
 
 from .backbone import Backbone, check_texts
-from .config import TeachConfig
+from .config import DecodeConfig, TeachConfig
 from .errors import CheckpointError, InputError
 from .model import Model
+from .reading.decode import Decoded, decode_stream, decode_texts, decode_tokens
 
 if TYPE_CHECKING:
     from .teachers.teach import Teacher
@@ -284,52 +283,52 @@ class Encoder:
         self,
         texts: str | Sequence[str] | None = None,
         *,
-        soft_prompts: Array | Tensor | None = None,
-        max_new_tokens: int = 256,
-        batch_size: int = 64,
+        soft_prompts: ArrayLike | Tensor | None = None,
+        max_new_tokens: int | None = None,
+        config: DecodeConfig | None = None,
     ) -> list[str]:
         """Writes out what the embedding of each text stands for.
 
         Args:
             texts: one text or many, embedded as queries; or else
             soft_prompts: (batch, compression, hidden) from `soft_prompts`. Pooled embeddings cannot be decoded.
-            max_new_tokens: longest answer.
-            batch_size: texts decoded together.
+            max_new_tokens: longest answer, in tokens; the short way to that field of `config`.
+            config: sampling, stop strings, a question, the batch size. Without it: greedy, at most 256 tokens.
 
         Returns:
-            one answer a text, up to the model's own stop token, greedily.
+            one answer a text, up to the model's own stop token.
 
         Raises:
-            InputError: unless exactly one of texts and soft_prompts is given, of the right shape.
+            InputError: unless exactly one of texts and soft_prompts is given, of the right shape and dtype.
         """
-        prompts = self._checked_prompts(texts, soft_prompts)
-        answers: list[str] = []
-        for start in range(0, len(prompts), batch_size):
-            ids = self.model.generate(prompts[start : start + batch_size], max_new_tokens)
-            answers += self.model.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return answers
+        return decode_texts(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
 
-    def decode_stream(self, text: str, *, max_new_tokens: int = 256) -> Iterator[str]:
-        """`decode` for one text, a piece at a time as it is written."""
-        prompts = self._checked_prompts(check_texts(text), None)
-        streamer = TextIteratorStreamer(self.model.backbone.tokenizer, skip_special_tokens=True)
-        failed: list[BaseException] = []
+    def decode_tokens(
+        self,
+        texts: str | Sequence[str] | None = None,
+        *,
+        soft_prompts: ArrayLike | Tensor | None = None,
+        max_new_tokens: int | None = None,
+        config: DecodeConfig | None = None,
+    ) -> list[Decoded]:
+        """`decode`, with the log-probability of every token and why each text ends."""
+        return decode_tokens(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
 
-        def write() -> None:
-            try:
-                self.model.generate(prompts, max_new_tokens, streamer=streamer)
-            except BaseException as error:  # handed to the reader below
-                failed.append(error)
-                streamer.end()
+    def decode_stream(
+        self,
+        text: str | None = None,
+        *,
+        soft_prompts: ArrayLike | Tensor | None = None,
+        max_new_tokens: int | None = None,
+        config: DecodeConfig | None = None,
+    ) -> Iterator[str]:
+        """`decode` for one text or soft prompt, a piece at a time; closing the iterator stops the backbone."""
+        texts = None if text is None else check_texts(text)
+        return decode_stream(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
 
-        thread = Thread(target=write, daemon=True)
-        thread.start()
-        yield from streamer
-        thread.join()
-        if failed:
-            raise failed[0]
-
-    def _checked_prompts(self, texts: str | Sequence[str] | None, prompts: Array | Tensor | None) -> Tensor:
+    def _prompts_to_read(
+        self, texts: str | Sequence[str] | None, prompts: ArrayLike | Tensor | None
+    ) -> ArrayLike | Tensor:
         if (texts is None) == (prompts is None):
             raise InputError("decode takes either texts or soft_prompts; give exactly one of them")
         if not self.decodes:
@@ -338,16 +337,8 @@ class Encoder:
                 "to decode, make one with foresay train and --reconstruction-weight above 0"
             )
         if texts is not None:
-            prompts = self.soft_prompts([texts] if isinstance(texts, str) else texts, prompt_name="query")
-        tensor = torch.as_tensor(prompts)
-        tensor = tensor[None] if tensor.ndim == 2 else tensor
-        expected = (self.model.compression, self.model.backbone.hidden_size)
-        if tensor.ndim != 3 or tuple(tensor.shape[1:]) != expected:
-            raise InputError(
-                f"soft_prompts have shape {tuple(tensor.shape)}; expected (batch, {expected[0]}, {expected[1]}) "
-                "from soft_prompts(); a pooled embedding cannot be decoded"
-            )
-        return tensor
+            return self.soft_prompts([texts] if isinstance(texts, str) else texts, prompt_name="query")
+        return prompts  # type: ignore[return-value]  # exactly one of the two is None
 
     # -- what both share ---------------------------------------------------------------------------------
 
@@ -369,3 +360,8 @@ class Encoder:
             if on_cut == "warn":
                 logger.warning("%s and were cut; pass on_cut='error' to refuse them", message)
         return rows
+
+
+def _how(config: DecodeConfig | None, max_new_tokens: int | None) -> DecodeConfig:
+    config = config or DecodeConfig()
+    return config if max_new_tokens is None else replace(config, max_new_tokens=max_new_tokens)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from foresay.backbone import Backbone
+from foresay.config import DecodeConfig
 from foresay.encoder import Encoder
 from foresay.errors import ForesayError, InputError
 from foresay.model import Model
@@ -116,7 +117,7 @@ def test_decode_is_the_models_own_greedy_choice(backbone: Get, family: str) -> N
             inputs = torch.cat([inputs, base.embedding(torch.tensor([[token]]))], dim=1)
         expected.append(base.tokenizer.decode(ids, skip_special_tokens=True))
     assert encoder.decode(SENTENCES[:3], max_new_tokens=8) == expected
-    assert encoder.decode(SENTENCES[:3], max_new_tokens=8, batch_size=2) == expected
+    assert encoder.decode(SENTENCES[:3], config=DecodeConfig(max_new_tokens=8, batch_size=2)) == expected
     assert "".join(encoder.decode_stream(SENTENCES[1], max_new_tokens=8)) == expected[1]
     prompts = encoder.soft_prompts(SENTENCES[1], prompt_name="query")
     assert encoder.decode(soft_prompts=prompts, max_new_tokens=8) == [expected[1]]

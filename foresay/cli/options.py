@@ -103,6 +103,7 @@ def options(config: type[Options]) -> Callable[[F], F]:
                 type=_kind(types[field.name]),
                 default=None if field.default is MISSING else field.default,
                 show_default=True,
+                multiple=types[field.name] == tuple[str, ...],
                 help=helps[field.name],
                 section=sections[field.name],
             )(command)
@@ -129,6 +130,8 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 def _kind(hint: Any) -> Any:  # noqa: ANN401 - a type, or what click takes for one
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
+    if hint == tuple[str, ...]:
+        return str
     return _Numbers() if hint == tuple[int, ...] else hint
 
 

@@ -1,0 +1,279 @@
+"""Soft prompts to text: the frozen backbone writes on from them.
+
+In: a model and soft prompts (batch, compression, hidden). Out: one `Decoded` each, or the pieces of one as they come.
+The text ends at the backbone's own stop token, before a stop string, or at the longest length.
+Be careful with sampled text: every row draws from a generator of its own, so it does not depend on its batch.
+Log-probabilities are the backbone's own, before temperature and nucleus.
+"""
+
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any, Literal
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TextIteratorStreamer,
+    TopPLogitsWarper,
+)
+
+from ..config import DecodeConfig
+from ..errors import InputError
+from ..model import Model
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a decoded text: how it reads, and the natural logarithm of its probability."""
+
+    text: str
+    log_prob: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a soft prompt reads as.
+
+    Attributes:
+        text: without control tokens, and without the stop string.
+        tokens: all that was written, the stop token or stop string included.
+        finish: `stop`, or `length` where the longest length cut it.
+    """
+
+    text: str
+    tokens: list[Token]
+    finish: Literal["stop", "length"]
+
+    @property
+    def log_prob(self) -> float:
+        """Natural logarithm of the probability of all that was written."""
+        return sum(token.log_prob for token in self.tokens)
+
+
+def checked_prompts(model: Model, soft_prompts: ArrayLike | Tensor) -> Tensor:
+    """Soft prompts as a float32 tensor (batch, compression, hidden); one alone becomes a batch of one.
+
+    Raises:
+        InputError: for another shape or dtype, and for numbers that are not finite.
+    """
+    tensor = torch.as_tensor(soft_prompts)
+    tensor = tensor[None] if tensor.ndim == 2 else tensor
+    expected = (model.compression, model.backbone.hidden_size)
+    if tensor.ndim != 3 or tuple(tensor.shape[1:]) != expected:
+        raise InputError(
+            f"soft_prompts have shape {tuple(tensor.shape)}; expected (batch, {expected[0]}, {expected[1]}) "
+            "from soft_prompts() of this checkpoint; a pooled embedding cannot be decoded"
+        )
+    if not tensor.is_floating_point():
+        raise InputError(f"soft_prompts are {str(tensor.dtype).removeprefix('torch.')}; expected float32 or float16")
+    tensor = tensor.float()
+    finite = tensor.isfinite().all(dim=2).all(dim=1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise InputError(
+            f"soft prompt {bad[0]} holds NaN or infinity ({len(bad)} of {len(tensor)} do); make it again from its text"
+        )
+    return tensor
+
+
+def decode_texts(model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig) -> list[str]:
+    """The text of each soft prompt; see `decode_tokens`, which also gives log-probabilities."""
+    return [_trim(model, row, config)[1] for ids in _batches(model, soft_prompts, config, None) for row in ids]
+
+
+def decode_tokens(model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig) -> list[Decoded]:
+    """What each soft prompt reads as, with the log-probability of every token.
+
+    Args:
+        model: whose soft prompts they are.
+        soft_prompts: (batch, compression, hidden).
+        config: length, sampling, stop strings, a question.
+
+    Raises:
+        InputError: for soft prompts that are not this model's.
+    """
+    record, decoded = _Record(), []
+    name = model.backbone.tokenizer.decode
+    for ids in _batches(model, soft_prompts, config, record):
+        for row, log_probs in zip(ids, record.take(ids).tolist(), strict=True):
+            kept, text, finish = _trim(model, row, config)
+            tokens = [Token(name([i]), log_prob) for i, log_prob in zip(kept, log_probs, strict=False)]
+            decoded.append(Decoded(text, tokens, finish))
+    return decoded
+
+
+def decode_stream(model: Model, soft_prompt: ArrayLike | Tensor, config: DecodeConfig) -> Iterator[str]:
+    """The text of one soft prompt, a piece at a time; closing the iterator stops the backbone after its current token.
+
+    Raises:
+        InputError: unless it is one soft prompt of this model.
+    """
+    prompt = checked_prompts(model, soft_prompt)
+    if len(prompt) != 1:
+        raise InputError(f"expected one soft prompt to stream, found {len(prompt)}; decode takes many")
+    return _hold_back(_pieces(model, prompt, config), config.stop)
+
+
+def _pieces(model: Model, prompt: Tensor, config: DecodeConfig) -> Generator[str]:
+    """Text as the backbone writes it in a thread of its own, which ends with this iterator."""
+    streamer = TextIteratorStreamer(model.backbone.tokenizer, skip_special_tokens=True)
+    cancelled, failed = Event(), []
+
+    def write() -> None:
+        try:
+            options = _options(model, config, range(1), None)
+            options["stopping_criteria"] = StoppingCriteriaList([_Cancelled(cancelled)])
+            model.generate(_with_question(model, prompt, config), config.max_new_tokens, streamer=streamer, **options)
+        except BaseException as error:  # handed to the reader below
+            failed.append(error)
+            streamer.end()
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    finally:
+        cancelled.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _hold_back(pieces: Generator[str], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces up to the first stop string; what may be the beginning of one waits for the next piece."""
+    held = ""
+    with closing(pieces):
+        for piece in pieces:
+            held += piece
+            found = _first(held, stops)
+            safe = len(held) - max((_overlap(held, stop) for stop in stops), default=0) if found is None else found
+            if safe:
+                yield held[:safe]
+            if found is not None:
+                return
+            held = held[safe:]
+    if held:
+        yield held
+
+
+def _first(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop string in a text begins."""
+    return min((at for at in map(text.find, stops) if at >= 0), default=None)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of a text are a stop string's beginning."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _batches(
+    model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig, record: "_Record | None"
+) -> Iterator[Tensor]:
+    """Token ids of each batch (rows, at most max_new_tokens)."""
+    prompts = checked_prompts(model, soft_prompts)
+    for start in range(0, len(prompts), config.batch_size):
+        part = prompts[start : start + config.batch_size]
+        options = _options(model, config, range(start, start + len(part)), record)
+        yield model.generate(_with_question(model, part, config), config.max_new_tokens, **options)
+
+
+def _options(model: Model, config: DecodeConfig, rows: range, record: "_Record | None") -> dict[str, Any]:
+    """What the library's `generate` is told besides the prompts."""
+    processors: list[LogitsProcessor] = [] if record is None else [record]
+    if config.temperature:
+        processors.append(_Draw(config, rows))
+    options: dict[str, Any] = {"logits_processor": LogitsProcessorList(processors)}
+    if config.stop:
+        options |= {"stop_strings": list(config.stop), "tokenizer": model.backbone.tokenizer}
+    return options
+
+
+def _with_question(model: Model, prompts: Tensor, config: DecodeConfig) -> Tensor:
+    """Soft prompts, and after each the question's own embeddings: (batch, compression + question, hidden)."""
+    backbone = model.backbone
+    (ids,) = backbone.tokenize([config.ask])
+    if not ids:
+        return prompts
+    question = backbone.embedding(torch.tensor(ids, device=backbone.device)).detach()
+    return torch.cat([prompts.to(question.device, question.dtype), question.expand(len(prompts), -1, -1)], dim=1)
+
+
+def _trim(model: Model, row: Tensor, config: DecodeConfig) -> tuple[list[int], str, Literal["stop", "length"]]:
+    """The ids that were written before padding began, how they read, and why they end."""
+    backbone = model.backbone
+    ids = row.tolist()
+    ends = set(backbone.stop_ids or [backbone.end_id])
+    length = next((at + 1 for at, i in enumerate(ids) if i in ends), None)
+    ids = ids[:length]
+    text = str(backbone.tokenizer.decode(ids, skip_special_tokens=True))
+    found = _first(text, config.stop)
+    if found is None:
+        return ids, text, "length" if length is None else "stop"
+    whole = backbone.tokenizer.decode
+    parts = (whole(ids[:n], skip_special_tokens=True) for n in range(1, len(ids) + 1))
+    count = next(n for n, part in enumerate(parts, 1) if _first(part, config.stop) is not None)
+    return ids[:count], text[:found], "stop"
+
+
+class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+    """Stops every row once the event is set."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # noqa: ANN401 - the library's
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Sampling as a greedy choice among noisy scores (Gumbel 1954), with a generator for each row.
+
+    The library samples from the global generator, whose draws depend on the batch and on other threads.
+    """
+
+    def __init__(self, config: DecodeConfig, rows: range) -> None:
+        self.generators = [torch.Generator().manual_seed(_mixed(config.seed, row)) for row in rows]
+        warpers = [TemperatureLogitsWarper(config.temperature), TopPLogitsWarper(config.top_p)]
+        self.warpers = LogitsProcessorList(warpers)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=one) for one in self.generators])
+        noisy: Tensor = self.warpers(input_ids, scores) - noise.log().to(scores.device)
+        return noisy
+
+
+def _mixed(seed: int, row: int) -> int:
+    """A seed for one row. The generator heeds 32 bits of what it is given, so both numbers go into those."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{row}".encode()).digest()[:4])
+
+
+class _Record(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the log-probability of each chosen token, and never more than one step's distribution."""
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+        self.chosen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._choose(input_ids)
+        self.last = scores.float().log_softmax(dim=-1)
+        return scores
+
+    def _choose(self, ids: Tensor) -> None:
+        if self.last is not None:
+            self.chosen.append(self.last.gather(1, ids[:, -1:]))
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Log-probabilities (rows, tokens) of a finished batch; the next one starts afresh."""
+        self._choose(ids)
+        found, self.last, self.chosen = torch.cat(self.chosen, dim=1), None, []
+        return found
