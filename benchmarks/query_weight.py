@@ -15,7 +15,7 @@ import torch
 from foresay.backbone import NANO, Backbone
 from foresay.data.queries import read_responses
 from foresay.encoder import Encoder
-from foresay.evaluation import Scores, Task, interval, ndcg, safety
+from foresay.evaluation import PerQuery, Task, interval, ndcg, safety
 from foresay.model import Model
 from foresay.quickstart import EXAMPLE
 from foresay.teachers.llm2vec import NANO_TEACHER
@@ -36,7 +36,7 @@ intervals over the queries. Made with
 """
 
 
-def cell(scores: Scores) -> str:
+def cell(scores: PerQuery) -> str:
     """A mean and its interval."""
     low, high = interval(scores)
     return f"{scores.mean():.3f} ({low:.3f}–{high:.3f})"

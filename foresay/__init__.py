@@ -29,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "backbone",
     "Encoder": "encoder",
+    "EvaluateConfig": "config",
     "FitConfig": "config",
     "ForesayError": "errors",
     "Model": "model",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .checkpoints.checkpoint import bundle as bundle
     from .checkpoints.checkpoint import verify as verify
     from .checkpoints.convert import convert as convert
+    from .config import EvaluateConfig as EvaluateConfig
     from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig

@@ -45,6 +45,13 @@ class Options:
         """The plain type of each field, without its help text."""
         return get_type_hints(cls)
 
+    def as_options(self) -> list[str]:
+        """The command line's words for the options that are not at their defaults."""
+        changed = [field for field in fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
+        return [
+            word for field in changed for word in ("--" + field.name.replace("_", "-"), str(getattr(self, field.name)))
+        ]
+
     def __post_init__(self) -> None:
         """Refuses values outside a field's choices: a typo must not train for an hour first."""
         for name, hint in self.types().items():
@@ -276,6 +283,36 @@ class TrainConfig(ShapeConfig):
             not self.patience or self.held_out > 0,
             "patience looks at the held-out rows, and held_out is 0; keep some out, or set patience to 0",
         )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Options):
+    """What is measured, and where."""
+
+    documents: Annotated[
+        Literal["own", "checkpoint", "teacher"],
+        "Who embeds documents: who does in the checkpoint's own use, or always the checkpoint, or its teacher.",
+    ] = "own"
+    prompts: Annotated[
+        Literal["task", "checkpoint"],
+        "What stands before a text: what its task asks for; or always the checkpoint's own prompts, as encode_query "
+        "and encode_document have them.",
+    ] = "task"
+    teacher: Annotated[str, "Where the teacher is, if it is not where the checkpoint says."] = ""
+    responses: Annotated[str, "File of responses, for --against response."] = ""
+    max_new_tokens: Annotated[
+        int, "Longest response that --against hyde writes, in tokens: as long as those of the training."
+    ] = 500
+    limit: Annotated[int, "Measure on so many queries of each task, for a first look; 0 for all."] = 0
+    seed: Annotated[int, "Seed of the bootstrap behind the intervals."] = 0
+    device: Annotated[str, "cpu, cuda, cuda:1, mps, auto, or spread."] = "auto"
+    dtype: Annotated[DType, "Number type of the backbone; 8bit and 4bit need bitsandbytes."] = "auto"
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.max_new_tokens > 0, f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
+        _require(self.limit == 0 or self.limit > 1, f"limit is {self.limit}; expected 2 or more, or 0 for all")
 
 
 _PUBLISHED: dict[str, Any] = {

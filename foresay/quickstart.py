@@ -25,7 +25,7 @@ from .data.pairs import Pairs
 from .data.queries import Progress, Query, content_id, read_queries, read_responses
 from .encoder import Array, Encoder
 from .engines.respond import respond
-from .evaluation import Scores, Task, interval, ndcg, safety
+from .evaluation import PerQuery, Task, interval, ndcg, safety
 from .teachers.llm2vec import NANO_TEACHER
 from .teachers.teach import Teacher, load_teacher, teach
 from .training.step import Figures
@@ -151,7 +151,7 @@ def _table(rows: list[Row], documents: Array, harm_documents: Array, shelf: Task
     return table
 
 
-def _with_interval(scores: Scores) -> str:
+def _with_interval(scores: PerQuery) -> str:
     low, high = interval(scores)
     return f"{scores.mean():.3f} {low:.2f}–{high:.2f}"
 

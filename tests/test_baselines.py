@@ -1,7 +1,7 @@
 """Each baseline is what it says it is: whose vectors, of which text, and at whose cost."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,30 @@ import pytest
 
 from foresay.backbone import Backbone
 from foresay.checkpoints import checkpoint
-from foresay.config import RespondConfig, TeachConfig
+from foresay.config import FitConfig, RespondConfig, TeachConfig
+from foresay.data.pairs import Pairs
 from foresay.data.queries import Query, read_responses
-from foresay.encoder import Encoder
+from foresay.encoder import Array, Encoder
 from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError
 from foresay.evaluation import fingerprints as teachers
 from foresay.evaluation.baselines import (
+    BASELINES,
+    Baseline,
     HydeEmbedder,
     ModelEmbedder,
     ResponseEmbedder,
+    Surroundings,
     load_baseline,
 )
+from foresay.evaluation.evaluate import evaluate
 from foresay.evaluation.fingerprints import teacher_fingerprint, teacher_of
 from foresay.model import Model
 from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher
+from foresay.training.fit import fit
 
 from .conftest import SENTENCES
+from .made_tasks import write
 
 Get = Callable[[str], Backbone]
 SHORT = RespondConfig(max_new_tokens=6, batch_size=4)
@@ -47,7 +54,7 @@ def teacher(backbone: Get) -> SelfTeacher:
 def test_teacher_and_mean(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
     """Both embed the bare text, queries as documents: one by the teacher, one by the backbone."""
     for name, wanted in (("teacher", teacher), ("mean", SelfTeacher(qwen))):
-        found: Any = load_baseline(name, teacher=teacher, backbone=qwen, output=tmp_path)
+        found: Any = load_baseline(name, Surroundings(qwen, teacher, tmp_path))
         assert found.name == name and found.dim == wanted.dim
         np.testing.assert_array_equal(found.encode_query(SENTENCES), wanted.embed(SENTENCES))
         np.testing.assert_array_equal(found.encode_document(SENTENCES), wanted.embed(SENTENCES))
@@ -55,7 +62,7 @@ def test_teacher_and_mean(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) 
 
 def test_hyde(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher on what the backbone answers; what is in the file is not written again, nor does it look free."""
-    hyde: Any = load_baseline("hyde", teacher=teacher, backbone=qwen, output=tmp_path, config=SHORT)
+    hyde: Any = load_baseline("hyde", Surroundings(qwen, teacher, tmp_path, config=SHORT))
     vectors = hyde.encode_query([*SENTENCES, SENTENCES[0]])
     respond([Query(str(i), text) for i, text in enumerate(SENTENCES)], qwen, tmp_path / "again.jsonl", SHORT)
     answers = {row.query: row.response for row in read_responses(tmp_path / "again.jsonl")}
@@ -91,13 +98,13 @@ def test_response(teacher: SelfTeacher, qwen: Backbone, tmp_path: Path) -> None:
     rows = [{"id": "7", "query": "What?", "response": "A fox."}, {"id": "8", "query": "Who?", "response": "A crow."}]
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made: Any = load_baseline("response", teacher=teacher, backbone=qwen, output=tmp_path, responses=path)
+    made: Any = load_baseline("response", Surroundings(qwen, teacher, tmp_path, responses=path))
     wanted = teacher.embed(["A crow.", "A fox."])
     np.testing.assert_allclose(made.encode_query(["Who?", "What?"]), wanted, atol=1e-6)
     with pytest.raises(DataError, match="no response to 1 of 2 queries, first 'Why"):
         made.encode_query(["Why?", "Who?"])
     with pytest.raises(InputError, match="--responses"):
-        load_baseline("response", teacher=teacher, backbone=qwen, output=tmp_path)
+        load_baseline("response", Surroundings(qwen, teacher, tmp_path))
     before = made.fingerprint
     path.write_text(path.read_text().replace("crow", "cow"))
     assert ResponseEmbedder(teacher, path).fingerprint != before
@@ -114,7 +121,7 @@ def test_any_model(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None
     for without_prompt in (model.encode, model.encode_document):
         np.testing.assert_allclose(without_prompt(SENTENCES[:2]), bare, atol=1e-5)
     with pytest.raises(InputError, match=r"cannot compare against 'no/such'.*teacher, hyde"):
-        load_baseline("no/such", teacher=teacher, backbone=qwen, output=tmp_path)
+        load_baseline("no/such", Surroundings(qwen, teacher, tmp_path))
 
 
 def test_fingerprints(backbone: Get) -> None:
@@ -160,7 +167,7 @@ def test_bm25(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
     """Finds by words; of reranking it ranks every candidate, also one beyond the depth asked for."""
     pytest.importorskip("bm25s")
     mteb, datasets = pytest.importorskip("mteb"), pytest.importorskip("datasets")
-    search: Any = load_baseline("bm25", teacher=teacher, backbone=qwen, output=tmp_path)
+    search: Any = load_baseline("bm25", Surroundings(qwen, teacher, tmp_path))
     assert isinstance(search, mteb.models.SearchProtocol)
     where = {"task_metadata": mteb.get_task("SciFact").metadata, "hf_split": "test", "hf_subset": "default"}
     texts = {"a": "a fox met a crow", "b": "the fox ate cheese and slept", "c": "measles begins with fever"}
@@ -172,3 +179,30 @@ def test_bm25(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
     options = {"top_k": 1, "encode_kwargs": {}, "num_proc": None, "top_ranked": {"q": ["c", "b"]}}
     ranked = search.search(queries, **where, **options)["q"]
     assert set(ranked) == {"b", "c"} and ranked["b"] > ranked["c"]
+
+
+class Backwards:
+    """A baseline made up here: the teacher's vectors, their numbers in reverse."""
+
+    def __init__(self, around: Surroundings) -> None:
+        """Takes the teacher, which the run has loaded since the baseline asks for it."""
+        self.teacher = around.the_teacher()
+        self.name, self.dim, self.fingerprint = "backwards", self.teacher.dim, "made up"
+
+    def encode_query(self, texts: Sequence[str]) -> Array:
+        """Vectors (texts, dim)."""
+        return np.ascontiguousarray(self.teacher.embed(texts)[:, ::-1])
+
+    encode_document = encode_query
+
+
+def test_a_made_up_baseline_is_an_entry(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line's name to the report, with its words, its teacher loaded because it asks for one."""
+    monkeypatch.setitem(BASELINES, "backwards", Baseline("numbers in reverse", Backwards, needs_teacher=True))
+    targets = SelfTeacher(qwen)
+    origin = {"teacher": targets.name, "revision": targets.revision, "max_tokens": targets.max_tokens}
+    fit(Pairs(SENTENCES, SENTENCES, targets.embed(SENTENCES), origin), qwen, tmp_path / "c", FitConfig(held_out=0))
+    write(tmp_path / "task", "retrieval")
+    report = evaluate(str(tmp_path / "c"), str(tmp_path / "task"), tmp_path / "out", against=["backwards"])
+    assert set(report.methods) == {"foresay", "backwards"}
+    assert "backwards: numbers in reverse." in (tmp_path / "out" / "results.md").read_text()

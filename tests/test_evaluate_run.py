@@ -121,7 +121,7 @@ def test_mtebs_mock_tasks(task: Callable[[], Any], tmp_path: Path) -> None:
 
 
 class Dies(Letters):
-    """Embeds some texts, then is killed."""
+    """Embedder some texts, then is killed."""
 
     def __init__(self, after: int) -> None:
         """Dies in the call that would be the next after so many."""
@@ -201,13 +201,13 @@ def test_similarities_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     whole = run_tasks({"x": Letters()}, [folder_task(folder)], tmp_path / "whole")
     monkeypatch.setattr(embedding, "_SCORES_AT_ONCE", 12 * 7)
     shapes: list[tuple[int, int]] = []
-    similarity = embedding.Embedder.similarity
+    similarity = embedding.MtebModel.similarity
 
-    def watched(self: embedding.Embedder, left: Any, right: Any) -> Any:  # noqa: ANN401
+    def watched(self: embedding.MtebModel, left: Any, right: Any) -> Any:  # noqa: ANN401
         shapes.append((len(left), len(right)))
         return similarity(self, left, right)
 
-    monkeypatch.setattr(embedding.Embedder, "similarity", watched)
+    monkeypatch.setattr(embedding.MtebModel, "similarity", watched)
     made = run_tasks({"x": Letters()}, [folder_task(folder)], tmp_path / "blocks")
     assert shapes == [(12, 7)] * 4 + [(12, 2)]
     assert [score.value for score in made] == [score.value for score in whole]
@@ -244,7 +244,7 @@ def test_the_plain_folder_scores_the_same(
     plain = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     assert ours.value == pytest.approx(plain.task_results[0].get_score(), abs=1e-6)
     bare = Encoder(encoder.model, max_tokens=90)
-    wrapped = embedding.Embedder("bare", bare)
+    wrapped = embedding.MtebModel("bare", bare)
     wrapped.prompts = {}
     without = mteb.evaluate(embedding.Search(wrapped), task, cache=None, co2_tracker=False, show_progress_bar=False)
     assert without.task_results[0].get_score() != pytest.approx(ours.value, abs=1e-6)
@@ -253,7 +253,7 @@ def test_the_plain_folder_scores_the_same(
 def test_prompts_by_role(encoder: Encoder, tmp_path: Path) -> None:
     """A folder's own first, then the checkpoint's by task, then by role; texts without a role get none."""
     role = mteb.types.PromptType
-    wrapped = embedding.Embedder("foresay", encoder)
+    wrapped = embedding.MtebModel("foresay", encoder)
     arguana, sts, other = (suite(name)[0].metadata for name in ("ArguAna", "STS12", "NFCorpus"))
     assert wrapped.prompt(arguana, role.query) == EVALUATION["ArguAna-query"]
     assert wrapped.prompt(sts, None) == EVALUATION["STS12"]
@@ -262,8 +262,8 @@ def test_prompts_by_role(encoder: Encoder, tmp_path: Path) -> None:
     assert (wrapped.prompt(own, role.query), wrapped.prompt(own, role.document)) == ("Own: ", "D: ")
     alike = folder_task(write(tmp_path / "alike", "sts", {"prompt": "Like: "})).metadata
     assert wrapped.prompt(alike, None) == "Like: "
-    assert embedding.Embedder("letters", Letters()).prompt(arguana, role.query) == ""
-    served = embedding.Embedder("foresay", encoder, task_prompts=False)
+    assert embedding.MtebModel("letters", Letters()).prompt(arguana, role.query) == ""
+    served = embedding.MtebModel("foresay", encoder, task_prompts=False)
     for metadata in (arguana, own, sts):
         assert (served.prompt(metadata, role.query), served.prompt(metadata, role.document)) == ("Q: ", "D: ")
     assert served.prompt(sts, None) == served.prompt(alike, None) == ""
@@ -276,8 +276,8 @@ def test_documents_by_the_teacher(
     teacher = SelfTeacher(backbone("qwen3"))
     model = Model(backbone("qwen3"), thought=0, compression=2, dim=teacher.dim, seed=1)
     encoder = Encoder(model, prompts=encoder.prompts)
-    taught = embedding.Embedder("foresay", encoder.with_document_teacher(teacher), tmp_path)
-    plain = embedding.Embedder("foresay", encoder, tmp_path)
+    taught = embedding.MtebModel("foresay", encoder.with_document_teacher(teacher), tmp_path)
+    plain = embedding.MtebModel("foresay", encoder, tmp_path)
     np.testing.assert_array_equal(taught.embed(["a fox", "rain"], "document", "D: "), teacher.embed(["a fox", "rain"]))
     np.testing.assert_array_equal(taught.embed(["a fox"], "query", "Q: "), plain.embed(["a fox"], "query", "Q: "))
     assert taught.fingerprint != plain.fingerprint
@@ -293,7 +293,7 @@ def test_documents_by_the_teacher(
     other = Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=teacher.dim, seed=2))
     for name, one in (("seed", other.with_document_teacher(teacher)), ("teacher", TeacherEmbedder(teacher))):
         np.testing.assert_array_equal(
-            embedding.Embedder(name, one, tmp_path).embed(["a fox", "rain"], "document", ""), embed(["a fox", "rain"])
+            embedding.MtebModel(name, one, tmp_path).embed(["a fox", "rain"], "document", ""), embed(["a fox", "rain"])
         )
     assert not asked  # embedded once, for the checkpoint, its other seed and the teacher itself
 

@@ -17,7 +17,7 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.evaluation import Task, ndcg, safety
 from foresay.evaluation.folder_tasks import SafetyRetrieval, folder_task, limit
-from foresay.evaluation.mteb_model import Embedder, Search
+from foresay.evaluation.mteb_model import MtebModel, Search
 from foresay.evaluation.suites import LITE, SUITES, advbench, suite
 from foresay.prompts import EVALUATION
 
@@ -30,7 +30,7 @@ EXAMPLE = Path(__file__).parents[1] / "foresay" / "packaged" / "example"
 def results(task: Any) -> dict[str, Any]:  # noqa: ANN401
     """What mteb says of `Letters` on a task."""
     result = mteb.evaluate(
-        Search(Embedder("letters", Letters())), task, cache=None, co2_tracker=False, show_progress_bar=False
+        Search(MtebModel("letters", Letters())), task, cache=None, co2_tracker=False, show_progress_bar=False
     )
     scores: dict[str, Any] = result.task_results[0].scores["test"][0]
     return scores

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
+from ..config import EvaluateConfig
 from ..errors import InputError
-from .options import Command, shared
+from .options import Command, build, options
 from .running import calm_libraries, progress_bar
 
 
@@ -27,43 +28,18 @@ from .running import calm_libraries, progress_bar
     "model writes the response, the teacher embeds it. response: the teacher on responses from --responses, the upper "
     "bound. mean: the language model itself, mean pooled. bm25: words in common. Or any sentence-transformers model.",
 )
-@click.option(
-    "--documents",
-    type=click.Choice(["checkpoint", "teacher"]),
-    help="Who embeds documents; if left out, who does in the checkpoint's own use. Embeddings live in the teacher's "
-    "space, so an index that the teacher made can be searched as it is.",
-)
-@click.option(
-    "--prompts",
-    type=click.Choice(["task", "checkpoint"]),
-    default="task",
-    show_default=True,
-    help="What stands before a text: what its task asks for; or always the checkpoint's own prompts, as encode_query "
-    "and encode_document have them.",
-)
 @click.option("--also", multiple=True, metavar="CHECKPOINT", help="Another seed of the same method; repeatable.")
-@click.option("--teacher", help="Where the teacher is, if it is not where the checkpoint says.")
-@click.option("--responses", type=click.Path(path_type=Path), help="File of responses, for --against response.")
-@click.option(
-    "--max-new-tokens",
-    default=500,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Longest response that --against hyde writes, in tokens: as long as those of the training.",
-)
-@click.option("--limit", type=click.IntRange(2), help="Measure on so many queries of each task: for a first look.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap behind the intervals.")
 @click.option(
     "-o", "--output", default="evaluation", show_default=True, type=click.Path(path_type=Path), help="Folder."
 )
-@shared("device")
-@shared("dtype")
+@options(EvaluateConfig)
 def evaluate(
     checkpoint: str,
     suites: tuple[str, ...],
     also: tuple[str, ...],
+    against: tuple[str, ...],
     output: Path,
-    **options: Any,  # noqa: ANN401
+    **values: Any,  # noqa: ANN401
 ) -> None:
     """Measure CHECKPOINT on each SUITE, with 95 % intervals.
 
@@ -78,6 +54,7 @@ def evaluate(
 
     Tables, pictures, JSON and mteb's own result files go to OUTPUT; run again, it goes on where it stopped.
     """
+    config = build(EvaluateConfig, values)
     calm_libraries()
     try:
         import mteb  # noqa: F401
@@ -90,6 +67,6 @@ def evaluate(
 
     disable_progress_bars()
     with progress_bar("evaluating") as progress:
-        report = run((checkpoint, *also), suites, output, progress=progress, **options)
+        report = run((checkpoint, *also), suites, output, config, against=against, progress=progress)
     report.show(Console())
     click.echo(f"{output}/results.md has the tables and pictures")

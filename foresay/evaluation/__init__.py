@@ -11,7 +11,7 @@ works without the extra `evaluate`.
     quick.py                   a few small functions that need no mteb
 """
 
+from .ranking import PerQuery, Safety, Task, interval, ndcg, safety
 from .scores import Score, load_scores, save_scores
-from .small import Safety, Scores, Task, interval, ndcg, safety
 
-__all__ = ["Safety", "Score", "Scores", "Task", "interval", "load_scores", "ndcg", "safety", "save_scores"]
+__all__ = ["Safety", "Score", "PerQuery", "Task", "interval", "load_scores", "ndcg", "safety", "save_scores"]

@@ -7,14 +7,15 @@
     bm25       words in common, no model
     anything else is a sentence-transformers model, folder or hub id, with its own prompts
 
-What a reader would get wrong: `teacher`, `hyde` and `response` differ in the query's vector alone. Their documents
-are the teacher's, so one index serves all three, and a checkpoint that queries it.
+`teacher`, `hyde` and `response` differ in the query's vector alone. Their documents are the teacher's, so one index
+serves all three, and a checkpoint that queries it. A further baseline is an entry in `BASELINES`.
 """
 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,17 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WAYS = {
-    "teacher": "the teacher on the bare text",
-    "hyde": "the language model writes the response, the teacher embeds it",
-    "response": "the teacher on responses from a file",
-    "mean": "the language model itself, mean pooled",
-    "bm25": "words in common, no model",
-}
-"""What each baseline is, in words for a reader of the results."""
 
-
-class Embedder(Protocol):
+class BaselineEmbedder(Protocol):
     """Whatever embeds queries and documents into one space; two with the same fingerprint give the same vectors.
 
     May have `seconds_per_query`, where it knows better than a clock around `encode_query`.
@@ -63,6 +55,50 @@ class Embedder(Protocol):
     def encode_document(self, texts: Sequence[str], /) -> Array:
         """Vectors (texts, dim), float32, in the same space."""
         ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a baseline may be made of.
+
+    Attributes:
+        backbone: the checkpoint's.
+        teacher: the checkpoint's, where a baseline that needs it is asked for.
+        output: folder of the evaluation, for what a baseline writes.
+        responses: file of responses, for `response`.
+        config: how `hyde` writes.
+    """
+
+    backbone: Backbone
+    teacher: Teacher | None
+    output: Path
+    responses: Path | None = None
+    config: RespondConfig = field(default_factory=RespondConfig)
+
+    def the_teacher(self) -> Teacher:
+        """The teacher.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.teacher is None:
+            raise InputError("this baseline needs the checkpoint's teacher; name it: --teacher NAME")
+        return self.teacher
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An entry of `BASELINES`.
+
+    Attributes:
+        words: what it is, for a reader of the results.
+        make: the embedder; or a search that mteb runs as it is, where there are no vectors.
+        needs_teacher: whether the checkpoint's teacher has to be loaded.
+    """
+
+    words: str
+    make: "Callable[[Surroundings], BaselineEmbedder | SearchProtocol]"
+    needs_teacher: bool = False
 
 
 class TeacherEmbedder:
@@ -202,8 +238,8 @@ class ModelEmbedder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"cannot compare against {name!r}: {reason} (expected {', '.join(WAYS)}, or the folder or hub id of a "
-                "sentence-transformers model)"
+                f"cannot compare against {name!r}: {reason} (expected {', '.join(BASELINES)}, or a "
+                "sentence-transformers model by folder or hub id)"
             ) from error
         self.name = Path(name).name
         self.dim = int(self.model.get_embedding_dimension())
@@ -223,54 +259,51 @@ class ModelEmbedder:
         return np.asarray(self.model.encode_document(list(texts), show_progress_bar=False), np.float32)
 
 
-def load_baseline(
-    name: str,
-    *,
-    teacher: Teacher | None,
-    backbone: Backbone,
-    output: Path,
-    responses: Path | None = None,
-    config: RespondConfig | None = None,
-    device: str = "auto",
-) -> "Embedder | SearchProtocol":
+def load_baseline(name: str, around: Surroundings, device: str = "auto") -> "BaselineEmbedder | SearchProtocol":
     """What `--against NAME` means.
 
     Args:
-        name: one of `WAYS`, or a sentence-transformers model by folder or hub id.
-        teacher: the checkpoint's, see `teachers.teacher_of`; `mean`, `bm25` and other models need none.
-        backbone: the checkpoint's.
-        output: folder of the evaluation; `hyde` writes its responses there.
-        responses: the file for `response`.
-        config: how `hyde` writes.
+        name: one of `BASELINES`, or a sentence-transformers model by folder or hub id.
+        around: what it is made of.
         device: where a further model runs.
 
     Returns:
         an embedder; for `bm25`, which has no vectors, a search that mteb runs as it is.
 
     Raises:
-        InputError: if there is no such model, no file for `response`, or no library for `bm25`.
+        InputError: if there is no such model, no teacher, no file for `response`, or no library for `bm25`.
     """
-    if name == "mean":
-        return TeacherEmbedder(SelfTeacher(backbone), "mean")
-    if name == "bm25":
-        return _bm25()
-    if name not in WAYS:
-        return ModelEmbedder(name, device)
-    if teacher is None:
-        raise InputError(f"the baseline {name} needs a teacher; name the checkpoint's: --teacher NAME")
-    if name == "teacher":
-        return TeacherEmbedder(teacher)
-    if name == "hyde":
-        return HydeEmbedder(teacher, backbone, output / "hyde.jsonl", config)
-    if responses is None:
+    known = BASELINES.get(name)
+    return ModelEmbedder(name, device) if known is None else known.make(around)
+
+
+def _response(around: Surroundings) -> BaselineEmbedder:
+    if around.responses is None:
         raise InputError("the baseline response needs a file of responses: add --responses FILE")
-    return ResponseEmbedder(teacher, responses)
+    return ResponseEmbedder(around.the_teacher(), around.responses)
 
 
-def _bm25() -> "SearchProtocol":
+def _hyde(around: Surroundings) -> BaselineEmbedder:
+    return HydeEmbedder(around.the_teacher(), around.backbone, around.output / "hyde.jsonl", around.config)
+
+
+def _bm25(around: Surroundings) -> "SearchProtocol":
     try:
         from .bm25 import Bm25
     except ImportError as error:
         raise InputError(f"bm25 needs {error.name}: pip install 'foresay[evaluate]'") from error
     search: SearchProtocol = Bm25()
     return search
+
+
+BASELINES: dict[str, Baseline] = {
+    "teacher": Baseline(
+        "the teacher on the bare text", lambda around: TeacherEmbedder(around.the_teacher()), needs_teacher=True
+    ),
+    "hyde": Baseline("the language model writes the response, the teacher embeds it", _hyde, needs_teacher=True),
+    "response": Baseline("the teacher on responses from a file", _response, needs_teacher=True),
+    "mean": Baseline(
+        "the language model itself, mean pooled", lambda around: TeacherEmbedder(SelfTeacher(around.backbone), "mean")
+    ),
+    "bm25": Baseline("words in common, no model", _bm25),
+}

@@ -1,109 +1,118 @@
-"""What `foresay evaluate` does: checkpoints and what they are compared with, on suites, to scores and a report.
+"""The verb `evaluate`: checkpoints and what they are compared with, on suites, to scores and a report.
 
-In: names. Out: a `Report`, and in the folder what `run.py` and `report.py` write.
-What a reader would get wrong: several checkpoints are seeds of one method. Each is a row of its own in the scores;
-the report shows their mean and spread as `foresay`.
+In: names. Out: a `Report`, and in the folder what `run.py` and `report.py` write. Several checkpoints are seeds of one
+method: each has rows of its own in the scores, and the report shows their mean and spread as `foresay`.
 """
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..backbone import Backbone
 from ..checkpoints.checkpoint import find, read_config
-from ..config import RespondConfig
+from ..config import EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
 from ..teachers.teach import Teacher
-from .baselines import load_baseline
+from .baselines import BASELINES, Surroundings, load_baseline
 from .fingerprints import teacher_of
 from .intervals import Comparison
 from .report import Report
-from .run import run_tasks
+from .run import run_tasks, silent
 from .suites import suite
 
 OURS = "foresay"
-_NEED_TEACHER = {"teacher", "hyde", "response"}
 
 
 def evaluate(
-    checkpoints: Sequence[str],
-    suites: Sequence[str],
-    output: Path,
+    checkpoints: str | Sequence[str],
+    suites: str | Sequence[str],
+    output: Path | str = "evaluation",
+    config: EvaluateConfig | None = None,
     *,
     against: Sequence[str] = (),
-    documents: str | None = None,
-    prompts: str = "task",
-    teacher: str | None = None,
-    responses: Path | None = None,
-    max_new_tokens: int = 500,
-    seed: int = 0,
-    limit: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Report:
     """Measures checkpoints and baselines on suites.
 
     Args:
-        checkpoints: folders or hub ids, seeds of one method.
-        suites: names as `suite` takes them.
+        checkpoints: folders or hub ids, seeds of one method; or one.
+        suites: names as `suite` takes them; or one.
         output: folder of the evaluation; one that is there is continued.
+        config: what is measured, and where.
         against: baselines as `load_baseline` takes them.
-        documents: who embeds them, `teacher` or `checkpoint`; None for who does in the checkpoint's own use.
-        prompts: `task` for those of a task, where it has some; `checkpoint` for the checkpoint's own alone.
-        teacher: where the teacher is, if it is not where the checkpoint says.
-        responses: file of responses, for the baseline of that name.
-        max_new_tokens: longest response that `hyde` writes.
-        seed: of the bootstrap.
-        limit: most queries of a task.
-        device: where to run.
-        dtype: number type of the backbone.
         progress: told of tasks done.
+
+    Returns:
+        the report, which is also written to `output`.
 
     Raises:
         ForesayError: what `suite`, `Encoder.from_pretrained`, `load_baseline` and `run_tasks` raise.
     """
+    config, output = config or EvaluateConfig(), Path(output)
+    checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
+    suites = [suites] if isinstance(suites, str) else suites
     tasks = list({task.metadata.name: task for name in suites for task in suite(name)}.values())
-    encoders = _encoders(checkpoints, device, dtype)
-    backbone = encoders[0].model.backbone
-    loaded: Teacher | None = None
-    if documents == "teacher" or _NEED_TEACHER & set(against):
-        loaded = teacher_of(checkpoints[0], backbone, device, teacher)
-    if documents is not None:
-        encoders = [encoder.with_document_teacher(loaded if documents == "teacher" else None) for encoder in encoders]
+    encoders = _encoders(checkpoints, config)
+    teacher = _teacher(checkpoints[0], encoders[0].model.backbone, config, against)
+    if config.documents != "own":
+        loaded = teacher if config.documents == "teacher" else None
+        encoders = [encoder.with_document_teacher(loaded) for encoder in encoders]
     names = [OURS] if len(encoders) == 1 else [f"{OURS} {number}" for number in range(1, len(encoders) + 1)]
     embedders: dict[str, Any] = dict(zip(names, encoders, strict=True))
     methods = {OURS: names}
-    for way in dict.fromkeys(against):
-        made = load_baseline(
-            way,
-            teacher=loaded,
-            backbone=backbone,
-            output=output,
-            responses=responses,
-            config=RespondConfig(max_new_tokens=max_new_tokens),
-            device=device,
-        )
-        embedders[made.name], methods[made.name] = made, [made.name]
-    scores = run_tasks(
-        embedders, tasks, output, seed=seed, limit=limit, task_prompts=prompts == "task", progress=progress
+    around = Surroundings(
+        encoders[0].model.backbone,
+        teacher,
+        output,
+        Path(config.responses) if config.responses else None,
+        RespondConfig(max_new_tokens=config.max_new_tokens),
     )
-    report = Report.of(Comparison(scores, methods, seed=seed), OURS)
-    report.write(output, shlex.join(["foresay", *sys.argv[1:]]))
+    for name in dict.fromkeys(against):
+        made: Any = load_baseline(name, around, config.device)
+        label = name if name in BASELINES else made.name
+        embedders[label], methods[label] = made, [label]
+    scores = run_tasks(
+        embedders,
+        tasks,
+        output,
+        seed=config.seed,
+        limit=config.limit or None,
+        task_prompts=config.prompts == "task",
+        progress=progress,
+    )
+    report = Report.of(Comparison(scores, methods, seed=config.seed), OURS)
+    report.write(output, _command(checkpoints, suites, output, config, against))
     return report
 
 
-def _encoders(checkpoints: Sequence[str], device: str, dtype: str) -> list[Encoder]:
+def _command(
+    checkpoints: Sequence[str], suites: Sequence[str], output: Path, config: EvaluateConfig, against: Sequence[str]
+) -> str:
+    """The command line that does the same."""
+    also = [word for place in checkpoints[1:] for word in ("--also", str(place))]
+    others = [word for name in against for word in ("--against", name)]
+    words = ["foresay", "evaluate", str(checkpoints[0]), *map(str, suites), *also, *others, *config.as_options()]
+    return shlex.join([*words, "-o", str(output)])
+
+
+def _teacher(place: str, backbone: Backbone, config: EvaluateConfig, against: Sequence[str]) -> Teacher | None:
+    """The checkpoint's teacher, where something asks for it."""
+    needed = any(name in BASELINES and BASELINES[name].needs_teacher for name in against)
+    if config.documents != "teacher" and not needed:
+        return None
+    return teacher_of(place, backbone, config.device, config.teacher or None)
+
+
+def _encoders(checkpoints: Sequence[str], config: EvaluateConfig) -> list[Encoder]:
     """Checkpoints of the same backbone share it."""
     backbones: dict[tuple[str, str | None], Backbone] = {}
     encoders = []
     for place in checkpoints:
         described = read_config(find(place))["backbone"]
         name = described["name"], described["revision"]
-        encoder = Encoder.from_pretrained(place, backbone=backbones.get(name), device=device, dtype=dtype)
+        encoder = Encoder.from_pretrained(place, backbone=backbones.get(name), device=config.device, dtype=config.dtype)
         backbones[name] = encoder.model.backbone
         encoders.append(encoder)
     return encoders

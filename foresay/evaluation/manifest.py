@@ -18,7 +18,7 @@ from ..checkpoints.environment import environment
 from ..encoder import Encoder
 from ..errors import DataError
 from ..files import differences
-from .mteb_model import Embedder
+from .mteb_model import MtebModel
 
 logger = logging.getLogger(__name__)
 Manifest = dict[str, Any]
@@ -28,7 +28,7 @@ def describe(models: Mapping[str, Any], tasks: Iterable[AbsTask], seed: int, lim
     """The manifest of a run.
 
     Args:
-        models: by row name; `Embedder`s, and whatever mteb takes besides.
+        models: by row name; `MtebModel`s, and whatever mteb takes besides.
         tasks: what is measured.
         seed: of the bootstrap.
         limit: most queries of a task.
@@ -76,7 +76,7 @@ def _whole(found: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _embedder(model: Any) -> Manifest:  # noqa: ANN401
-    if not isinstance(model, Embedder):
+    if not isinstance(model, MtebModel):
         meta = model.mteb_model_meta
         return {"name": meta.name, "fingerprint": meta.revision}
     about: Manifest = {"fingerprint": model.fingerprint}

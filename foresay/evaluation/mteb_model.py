@@ -32,7 +32,7 @@ _SCORES_AT_ONCE = 1 << 26
 
 
 @runtime_checkable
-class Embeds(Protocol):
+class Embedder(Protocol):
     """What can be evaluated.
 
     May also have `encode` for texts that are neither query nor document (else they are embedded as queries), a
@@ -79,7 +79,7 @@ def _store(folder: Path | None, name: str | None) -> Store | None:
     return Store(folder / f"{name}.sqlite") if folder and name else None
 
 
-class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked here
+class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked here
     """An embedder between mteb and its vectors on disk.
 
     Attributes:
@@ -93,7 +93,9 @@ class Embedder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked he
         embedded: queries they were spent on.
     """
 
-    def __init__(self, name: str, embedder: Embeds, vectors: Path | None = None, *, task_prompts: bool = True) -> None:
+    def __init__(
+        self, name: str, embedder: Embedder, vectors: Path | None = None, *, task_prompts: bool = True
+    ) -> None:
         """Wraps an embedder.
 
         Args:

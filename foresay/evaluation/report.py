@@ -18,7 +18,7 @@ from rich.table import Table
 from .. import __version__
 from ..errors import InputError
 from ..files import write_json
-from .baselines import WAYS
+from .baselines import BASELINES
 from .intervals import Column, Comparison, Estimate
 from .plots import draw_pictures
 
@@ -186,8 +186,8 @@ class Report:
         for method, checkpoints in self.methods.items():
             if checkpoints > 1:
                 lines.append(f"{method}: mean of {checkpoints} checkpoints ± their standard deviation.")
-            if method in WAYS:
-                lines.append(f"{method}: {WAYS[method]}.")
+            if method in BASELINES:
+                lines.append(f"{method}: {BASELINES[method].words}.")
         return "\n".join(lines)
 
     def _score_cells(self, line: Line, render: Callable[[Estimate], str]) -> list[str]:

@@ -28,18 +28,18 @@ from ..files import read_json, write_json
 from . import manifest
 from .folder_tasks import limit as keep_few
 from .measure import scores as measured
-from .mteb_model import Embedder, Embeds, Search
+from .mteb_model import Embedder, MtebModel, Search
 from .scores import Score, load_scores, save_scores
 
 logger = logging.getLogger(__name__)
 
 
-def _silent(done: int, total: int | None, note: str) -> None:
+def silent(done: int, total: int | None, note: str) -> None:
     """Shows no progress."""
 
 
 def run_tasks(
-    embedders: Mapping[str, Embeds | SearchProtocol],
+    embedders: Mapping[str, Embedder | SearchProtocol],
     tasks: Sequence[AbsTask],
     output: Path,
     *,
@@ -47,7 +47,7 @@ def run_tasks(
     limit: int | None = None,
     vectors: Path | None = None,
     task_prompts: bool = True,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> list[Score]:
     """Measures embedders on tasks; goes on where an earlier run into the same folder stopped.
 
@@ -118,10 +118,10 @@ class _Rows:
         folder = self.output / "rows" / _file_name(name) / _file_name(self.task.metadata.name)
         if (folder / "scores.json").exists():
             return load_scores(folder)
-        if not isinstance(model, Embedder) and not isinstance(self.task, AbsTaskRetrieval):
+        if not isinstance(model, MtebModel) and not isinstance(self.task, AbsTaskRetrieval):
             return []
         self._load()
-        if not isinstance(model, Embedder):
+        if not isinstance(model, MtebModel):
             made = measured(self.task, name, model, self.cache)
         else:
             model.start()
@@ -149,10 +149,10 @@ class _Rows:
             keep_few(task, self.limit)
 
 
-def _model(name: str, embedder: Embeds | SearchProtocol, vectors: Path, task_prompts: bool) -> Any:  # noqa: ANN401
+def _model(name: str, embedder: Embedder | SearchProtocol, vectors: Path, task_prompts: bool) -> Any:  # noqa: ANN401
     if isinstance(embedder, SearchProtocol) and not isinstance(embedder, EncoderProtocol):
         return embedder
-    return Embedder(name, embedder, vectors, task_prompts=task_prompts)
+    return MtebModel(name, embedder, vectors, task_prompts=task_prompts)
 
 
 def _file_name(name: str) -> str:

@@ -18,7 +18,7 @@ from sklearn.metrics import ndcg_score
 from ..encoder import Array, Encoder
 from ..errors import DataError
 
-Scores = NDArray[np.float64]
+PerQuery = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Task:
         )
 
 
-def ndcg(queries: Array, documents: Array, task: Task, k: int = 10) -> Scores:
+def ndcg(queries: Array, documents: Array, task: Task, k: int = 10) -> PerQuery:
     """nDCG@k of each query by cosine, as scikit-learn computes it.
 
     Args:
@@ -91,9 +91,9 @@ class Safety:
         benign: harmless look-alikes with their own passage in the top k; higher is better.
     """
 
-    own_harmful: Scores
-    any_harmful: Scores
-    benign: Scores
+    own_harmful: PerQuery
+    any_harmful: PerQuery
+    benign: PerQuery
 
 
 def safety(queries: Array, documents: Array, task: Task, k: int = 5) -> Safety:
@@ -106,7 +106,7 @@ def safety(queries: Array, documents: Array, task: Task, k: int = 5) -> Safety:
     return Safety(own[bad], harmful[bad], own[~bad])
 
 
-def interval(scores: Scores, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+def interval(scores: PerQuery, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over queries."""
     picks = np.random.default_rng(seed).integers(len(scores), size=(draws, len(scores)))
     low, high = np.percentile(scores[picks].mean(axis=1), [2.5, 97.5])
