@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foresay.backbone import NANO, Backbone
-from foresay.data.queries import read_responses
+from foresay.data.responses import read_responses
 from foresay.encoder import Encoder
 from foresay.evaluation import PerQuery, Task, interval, ndcg, safety
 from foresay.model import Model

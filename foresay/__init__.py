@@ -47,7 +47,7 @@ _HOMES = {
     "load_teacher": "teachers.teach",
     "make_teacher": "teachers.make",
     "read_queries": "data.queries",
-    "read_responses": "data.queries",
+    "read_responses": "data.responses",
     "respond": "engines.respond",
     "teach": "teachers.teach",
     "train": "training.train",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig as TrainConfig
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
-    from .data.queries import read_responses as read_responses
+    from .data.responses import read_responses as read_responses
     from .encoder import Encoder as Encoder
     from .engines.respond import respond as respond
     from .errors import ForesayError as ForesayError

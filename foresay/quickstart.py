@@ -22,7 +22,8 @@ from rich.table import Table
 from .backbone import NANO, Backbone
 from .config import RespondConfig, TeachConfig, TrainConfig
 from .data.pairs import Pairs
-from .data.queries import Progress, Query, content_id, read_queries, read_responses
+from .data.queries import Progress, Query, content_id, read_queries
+from .data.responses import read_responses
 from .encoder import Array, Encoder
 from .engines.respond import respond
 from .evaluation import PerQuery, Task, interval, ndcg, safety

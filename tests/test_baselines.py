@@ -12,7 +12,8 @@ from foresay.backbone import Backbone
 from foresay.checkpoints import checkpoint
 from foresay.config import FitConfig, RespondConfig, TeachConfig
 from foresay.data.pairs import Pairs
-from foresay.data.queries import Query, read_responses
+from foresay.data.queries import Query
+from foresay.data.responses import read_responses
 from foresay.encoder import Array, Encoder
 from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError

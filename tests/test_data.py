@@ -1,6 +1,7 @@
 """Reading queries and responses, and the journal that a kill cannot break."""
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from foresay.data.queries import Query, Reject, Response, content_id, read_queries, read_responses
+from foresay.data.queries import Query, Reject, content_id, read_queries
+from foresay.data.responses import Response, read_responses
 from foresay.errors import DataError
 from foresay.files import Journal, differences, file_hash, read_json, write_json
 
@@ -23,12 +25,40 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A CSV or TSV file with a byte order mark, as spreadsheets write it."""
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A CSV file with a byte order mark, as spreadsheets write it."""
     with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    return path
+
+
+def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A TSV file with Windows' line ends; quotes mean nothing in it."""
+    lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+    path.write_bytes("".join("\t".join(line) + "\r\n" for line in lines).encode("utf-8-sig"))
+    return path
+
+
+def write_array(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """One JSON array over several lines."""
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return path
+
+
+def write_gzip(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A gzipped JSON lines file."""
+    path.write_bytes(gzip.compress(write_jsonl(path.with_suffix(".part"), rows).read_bytes()))
+    return path
+
+
+def write_folder(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A folder of Parquet files, a row in each."""
+    path.mkdir()
+    for i, row in enumerate(rows):
+        write_parquet(path / f"part-{i}.parquet", [row])
+    (path / "README.md").write_text("no data")
     return path
 
 
@@ -43,14 +73,17 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
     ".jsonl": write_jsonl,
-    ".json": write_jsonl,
-    ".csv": write_table,
-    ".tsv": write_table,
+    ".ndjson": write_jsonl,
+    ".json": write_array,
+    ".csv": write_csv,
+    ".tsv": write_tsv,
     ".parquet": write_parquet,
+    ".jsonl.gz": write_gzip,
+    "-folder": write_folder,
 }
 
 
-def queries(source: Path, **options: str) -> list[Query]:
+def queries(source: Path, **options: Any) -> list[Query]:  # noqa: ANN401
     """The queries of a file that has no bad row."""
     items = list(read_queries(source, **options))
     assert not [item for item in items if isinstance(item, Reject)]
@@ -144,12 +177,87 @@ def test_a_comma_outside_quotes_is_rejected(tmp_path: Path) -> None:
     assert isinstance(items[2], Reject) and "missing" in items[2].reason
 
 
+def test_a_tsv_has_no_quoting(tmp_path: Path) -> None:
+    """A quote opened in one row and never closed is a character; no row is swallowed."""
+    path = tmp_path / "q.tsv"
+    texts = ["Who sang it?", '"Purple Rain was sung by whom?', "What is a fjord?", 'Who painted "The Scream"?']
+    write_tsv(path, [{"id": i, "query": text} for i, text in enumerate(texts)])
+    assert queries(path) == [Query(str(i), text) for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("end", ["", '4,Who painted "The Scream"?\n', '4,"quoted, well",\n', '4,"x" y\n'])
+def test_an_unclosed_quote_in_a_csv_is_an_error(tmp_path: Path, end: str) -> None:
+    """It names the line where the row begins, however far the quote has reached."""
+    path = tmp_path / "q.csv"
+    path.write_text('id,query\n1,"two\nlines"\n2,"Purple Rain was sung by whom?\n3,What is a fjord?\n' + end)
+    with pytest.raises(DataError, match=r"q.csv, line 4: the quotes of this row do not match .*close the quote"):
+        list(read_queries(path))
+    path.write_text('id,query\n1,"two\nlines"\n3,What is "a" fjord?\n')
+    assert [query.text for query in queries(path)] == ["two\nlines", 'What is "a" fjord?']
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl", ".json"])
+def test_encodings_with_a_byte_order_mark(tmp_path: Path, encoding: str, ending: str) -> None:
+    """What the mark says is how the file is read; without one, UTF-16 is refused in words."""
+    path = tmp_path / f"q{ending}"
+    rows = [{"id": "a", "query": TEXTS[2]}, {"id": "b", "query": "two"}]
+    lines = {".txt": "query\n", ".csv": "id,query\n"}
+    for row in rows:
+        lines[".txt"] += row["query"] + "\n"
+        lines[".csv"] += ",".join(row.values()) + "\n"
+    lines |= {".jsonl": "".join(json.dumps(row) + "\n" for row in rows), ".json": json.dumps(rows)}
+    marked = "" if encoding in ("utf-16", "utf-32", "utf-8-sig") else "\ufeff"
+    path.write_bytes((marked + lines[ending]).encode(encoding))
+    assert [query.text for query in queries(path)][-2:] == [row["query"] for row in rows]
+    if marked:
+        path.write_bytes(lines[ending].encode(encoding))
+        with pytest.raises(DataError, match="not UTF-8 text; if it is UTF-16, convert it"):
+            list(read_queries(path))
+
+
+def test_a_long_cell(tmp_path: Path) -> None:
+    """Longer than what the csv module reads by itself."""
+    path = write_csv(tmp_path / "q.csv", [{"query": text} for text in ("a", "word " * 60_000, "b")])
+    assert [len(query.text) for query in queries(path)] == [1, 300_000, 1]
+
+
+def test_ids_by_other_names_and_of_other_types(tmp_path: Path) -> None:
+    """BEIR's `_id`, and numbers as they are written; what is no id is rejected."""
+    rows: list[Any] = [{"_id": "q0", "text": "a"}, {"_id": 1.5, "text": "b"}, {"_id": 2, "text": "c"}]
+    assert [query.id for query in queries(write_jsonl(tmp_path / "q.jsonl", rows))] == ["q0", "1.5", "2"]
+    bad = list(read_queries(write_jsonl(tmp_path / "b.jsonl", [*rows, {"_id": True, "text": "d"}])))
+    assert isinstance(bad[-1], Reject) and "id is not a string but of type bool" in bad[-1].reason
+
+
+def test_repeats(tmp_path: Path) -> None:
+    """Every row in order, for those who want a vector a row."""
+    path = tmp_path / "q.txt"
+    path.write_text("a\nb\na\n")
+    assert [query.text for query in queries(path)] == ["a", "b"]
+    assert [query.text for query in queries(path, repeats=True)] == ["a", "b", "a"]
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde that the shell has left alone is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_jsonl(tmp_path / "q.jsonl", [{"query": "a"}])
+    assert queries(Path("~/q.jsonl"))
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     """No file, an unknown kind, an empty file, and one in which no row can be used."""
     with pytest.raises(DataError, match=r"there is no .*gone\.jsonl; expected a file ending in \.jsonl"):
         list(read_queries(tmp_path / "gone.jsonl"))
-    with pytest.raises(DataError, match="expected a file ending in"):
+    with pytest.raises(DataError, match="holds no file that can be read; expected files of one kind"):
         list(read_queries(tmp_path))
+    (tmp_path / "q.doc").write_text("x")
+    with pytest.raises(DataError, match="unknown ending; expected .jsonl"):
+        list(read_queries(tmp_path / "q.doc"))
+    (tmp_path / "q.txt.gz").write_text("x")
+    with pytest.raises(DataError, match="is not gzipped"):
+        list(read_queries(tmp_path / "q.txt.gz"))
     with pytest.raises(DataError, match="holds no row"):
         list(read_queries(write_jsonl(tmp_path / "q.jsonl", [])))
     with pytest.raises(DataError, match="no row that can be used .*not a JSON object"):

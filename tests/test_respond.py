@@ -10,7 +10,8 @@ import torch
 
 from foresay.backbone import Backbone
 from foresay.config import RespondConfig
-from foresay.data.queries import Query, Reject, read_queries, read_responses
+from foresay.data.queries import Query, Reject, read_queries
+from foresay.data.responses import read_responses
 from foresay.engines.respond import Summary, respond
 from foresay.errors import DataError, InputError
 from foresay.files import Journal

@@ -23,7 +23,7 @@ from ..model import Model
 from ..prompts import EVALUATION
 from ..teachers.teach import Targets
 from ..training.matryoshka import principal_axes
-from .queries import read_responses
+from .responses import read_responses
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,24 @@
 
 In: queries, a backbone. Out: a JSON lines file of responses; beside it a manifest of how they were made, and a
 `.rejected.jsonl` of the rows that got none, with the reason.
-What a reader would get wrong: a batch is made of the same queries whether or not some are answered already.
+Be careful: a batch is made of the same queries whether or not some are answered already.
 Padding and sampling depend on the whole batch, so a partly answered batch is computed again and only its
 missing rows are written: a killed run, repeated, ends in the same file as one that was never killed.
 """
 
-import hashlib
-import json
-import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import torch
-
-from .. import __version__
 from ..backbone import Backbone
-from ..batching import pad
 from ..config import RespondConfig
-from ..data.queries import Progress, Query, Reject, Response, content_id, parse_responses
-from ..errors import DataError, InputError
+from ..data.queries import Progress, Query, Reject, content_id
+from ..data.responses import Response, parse_responses
+from ..errors import DataError
 from ..files import Journal, differences, read_json, write_json
-
-logger = logging.getLogger(__name__)
+from .transformers import Prompt, TransformersEngine, row_of
 
 T = TypeVar("T")
 
@@ -46,14 +38,6 @@ class Summary:
     skipped: int
     rejected: int
     cut: int
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A query and its token ids, template included."""
-
-    query: Query
-    ids: list[int]
 
 
 def respond(
@@ -91,107 +75,6 @@ def respond(
                 if progress:
                     progress(run.seen, total, engine.speed())
         return run.summary()
-
-
-class TransformersEngine:
-    """Answers batches with the transformers library, on the device where the backbone is."""
-
-    def __init__(self, backbone: Backbone, config: RespondConfig) -> None:
-        """Works out the template and the longest query.
-
-        Raises:
-            InputError: if `max_new_tokens` and the template fill all positions of the backbone.
-        """
-        self.backbone, self.config = backbone, config
-        self.template = "chat" if backbone.tokenizer.chat_template else "none"
-        self.prefix, self.suffix = backbone.frame(self.template)
-        self.stops = backbone.stop_ids or [backbone.end_id]
-        room = backbone.max_positions - len(self.prefix) - len(self.suffix) - config.max_new_tokens
-        if room < 1:
-            raise InputError(
-                f"max_new_tokens is {config.max_new_tokens}, which leaves no room for a query in the "
-                f"{backbone.max_positions} positions of {backbone.name}; lower max_new_tokens"
-            )
-        self.limit = min(config.max_query_tokens, room)
-        self.tokens, self.seconds = 0, 0.0
-
-    def manifest(self) -> dict[str, Any]:
-        """What the responses depend on."""
-        return {
-            "backbone": self.backbone.name,
-            "revision": self.backbone.revision,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
-            "template": self.template,
-            "config": asdict(self.config),
-            "version": __version__,
-        }
-
-    def speed(self) -> str:
-        """Tokens written a second, so far."""
-        return f"{self.tokens / self.seconds:.0f} tokens/s" if self.seconds else ""
-
-    def prompt(self, item: Query | Reject) -> Prompt | Reject:
-        """A query's prompt, or why it cannot have one."""
-        if isinstance(item, Reject):
-            return item
-        (ids,) = self.backbone.tokenize([item.text])
-        if len(ids) > self.limit:
-            return Reject(_row(item), f"the query has {len(ids)} tokens; the limit is {self.limit}")
-        return Prompt(item, [*self.prefix, *ids, *self.suffix])
-
-    def answer(self, batch: Sequence[Prompt]) -> list[tuple[str, Literal["stop", "length"]]]:
-        """The text of each response and how it ended. A batch that memory cannot hold is halved."""
-        start = time.perf_counter()
-        try:
-            rows = self._generate(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            rows = []
-        if not rows:  # outside the except clause, whose traceback keeps the tensors of the failed batch alive
-            torch.cuda.empty_cache()
-            logger.warning("out of memory with %d queries at once; trying half: lower batch_size", len(batch))
-            half = len(batch) // 2
-            return self.answer(batch[:half]) + self.answer(batch[half:])
-        self.seconds += time.perf_counter() - start
-        return [self._read(row) for row in rows]
-
-    def _generate(self, batch: Sequence[Prompt]) -> list[list[int]]:
-        """New token ids of each prompt, padded behind their stop token."""
-        device = self.backbone.device
-        ids, lengths = pad([prompt.ids for prompt in batch], self.backbone.pad_id, left=True, device=device)
-        places = torch.arange(ids.shape[1], device=device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self._seed(batch))
-            out = self.backbone.model.generate(
-                input_ids=ids,
-                attention_mask=(places >= ids.shape[1] - lengths[:, None]).long(),
-                max_new_tokens=self.config.max_new_tokens,
-                eos_token_id=self.stops,
-                pad_token_id=self.backbone.pad_id,
-                **self._sampling(),
-            )
-        rows: list[list[int]] = out[:, ids.shape[1] :].tolist()
-        return rows
-
-    def _sampling(self) -> dict[str, Any]:
-        """Every setting is given, or else the model's own would sneak in (Qwen3: top-k 20, temperature 0.6)."""
-        if self.config.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0}
-        chosen = {"temperature": self.config.temperature, "top_p": self.config.top_p}
-        return {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0, **chosen}
-
-    def _seed(self, batch: Sequence[Prompt]) -> int:
-        """Each batch has its own seed, so its responses do not depend on which batches ran before it."""
-        key = json.dumps([self.config.seed, *(prompt.query.id for prompt in batch)])
-        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
-
-    def _read(self, row: list[int]) -> tuple[str, Literal["stop", "length"]]:
-        # the first stop token ends the response; the padding behind it may be the same token
-        end = next((place for place, token in enumerate(row) if token in self.stops), None)
-        self.tokens += len(row) if end is None else end + 1
-        text = self.backbone.tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).strip(), "length" if end is None else "stop"
 
 
 class Rejects:
@@ -245,7 +128,7 @@ class _Run:
         self.seen += len(batch)
         answered = [self._answered(prompt.query) for prompt in batch]
         self.skipped += sum(answered)
-        missing = [not a and _row(p.query) not in self.rejects for a, p in zip(answered, batch, strict=True)]
+        missing = [not a and row_of(p.query) not in self.rejects for a, p in zip(answered, batch, strict=True)]
         if not any(missing):
             return
         responses, empty = [], []
@@ -253,7 +136,7 @@ class _Run:
             if wanted and text:
                 responses.append(Response(prompt.query.id, prompt.query.text, text, finish))
             elif wanted:
-                empty.append(Reject(_row(prompt.query), f"{self.engine.backbone.name} answered nothing"))
+                empty.append(Reject(row_of(prompt.query), f"{self.engine.backbone.name} answered nothing"))
         self.journal.append(asdict(response) for response in responses)
         self.rejects.add(empty)
         self.written += len(responses)
@@ -288,10 +171,6 @@ def _claim(journal: Journal, manifest: dict[str, Any]) -> None:
 
 def _beside(output: Path, ending: str) -> Path:
     return output.with_suffix(f".{ending}")
-
-
-def _row(query: Query) -> str:
-    return json.dumps({"id": query.id, "query": query.text}, ensure_ascii=False)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

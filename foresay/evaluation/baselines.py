@@ -23,12 +23,13 @@ import numpy as np
 
 from ..backbone import Backbone
 from ..config import RespondConfig
-from ..data.queries import Query, content_id, file_hash, read_responses
+from ..data.queries import Query, content_id
+from ..data.responses import read_responses
 from ..devices import pick_device
 from ..encoder import Array
 from ..engines.respond import respond
 from ..errors import DataError, InputError
-from ..files import read_json, write_json
+from ..files import file_hash, read_json, write_json
 from ..teachers.teach import SelfTeacher, Teacher
 from .fingerprints import digest, sample, teacher_fingerprint
 

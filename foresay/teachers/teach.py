@@ -21,10 +21,11 @@ from .. import __version__
 from ..backbone import Backbone
 from ..batching import Budget, Row, pad, run_by_length
 from ..config import TeachConfig
-from ..data.queries import Progress, Response, file_hash, read_responses
+from ..data.queries import Progress
+from ..data.responses import Response, read_responses
 from ..devices import pick_device
 from ..errors import DataError, InputError
-from ..files import differences, read_json, write_json
+from ..files import differences, file_hash, read_json, write_json
 
 SELF = "self"
 Vectors = NDArray[np.float32]
