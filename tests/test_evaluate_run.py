@@ -32,7 +32,9 @@ from foresay.errors import DataError
 from foresay.evaluation import load_scores, save_scores
 from foresay.evaluation import mteb_model as embedding
 from foresay.evaluation.baselines import TeacherEmbedder
+from foresay.evaluation.evaluate import evaluate
 from foresay.evaluation.folder_tasks import folder_task
+from foresay.evaluation.mteb_model import MtebModel
 from foresay.evaluation.run import run_tasks
 from foresay.evaluation.scores import Score
 from foresay.evaluation.suites import suite
@@ -327,7 +329,9 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "nDCG@10" in done.output
-    assert "mean of 2 checkpoints" in (tmp_path / "out" / "results.md").read_text()
+    shown = (tmp_path / "out" / "results.md").read_text()
+    assert "mean of 2 checkpoints" in shown
+    assert "Prompt for retrieval, sts: none." in shown
     names = {score.embedder for score in load_scores(tmp_path / "out")}
     assert names == {"foresay 1", "foresay 2", "mean", "bm25"}
     about = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -335,6 +339,17 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
     wrong = CliRunner().invoke(main, ["evaluate", str(tmp_path / "a"), "nowhere", "-o", output])
     assert wrong.exit_code == 1
     assert "error: 'nowhere' is no suite" in wrong.output
+
+
+def test_the_report_names_the_prompt_behind_each_score(encoder: Encoder, tmp_path: Path) -> None:
+    """A task's own prompt is said in words; the packaged sets have none, so every command agrees on them."""
+    checkpoint.save(tmp_path / "c", encoder)
+    asked = {"query_prompt": "Answer this: ", "document_prompt": "Repeat: "}
+    write(tmp_path / "task", "retrieval", asked)
+    report = evaluate(str(tmp_path / "c"), str(tmp_path / "task"), tmp_path / "out")
+    assert report.prompts == {"task": "'Answer this: ' before a query, 'Repeat: ' before a document"}
+    plain = MtebModel("foresay", Encoder(encoder.model))
+    assert {plain.prompt_words(task) for task in suite("quick")} == {"none"}
 
 
 @pytest.mark.parametrize("made", ["checkpoint", "teacher"])

@@ -18,6 +18,7 @@ from ..teachers.teach import Teacher
 from .baselines import BASELINES, Surroundings, load_baseline
 from .fingerprints import teacher_of
 from .intervals import Comparison
+from .mteb_model import MtebModel
 from .report import Report
 from .run import run_tasks, silent
 from .suites import suite
@@ -82,7 +83,9 @@ def evaluate(
         task_prompts=config.prompts == "task",
         progress=progress,
     )
-    report = Report.of(Comparison(scores, methods, seed=config.seed), OURS)
+    ours = MtebModel(OURS, encoders[0], task_prompts=config.prompts == "task")
+    prompts = {task.metadata.name: ours.prompt_words(task) for task in tasks}
+    report = Report.of(Comparison(scores, methods, seed=config.seed), OURS, prompts)
     report.write(output, _command(checkpoints, suites, output, config, against))
     return report
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ScoringFunction
@@ -163,6 +164,16 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
                 return own
         name = get_prompt_name(self.prompts, metadata, role)
         return self.prompts[name] if name else ""
+
+    def prompt_words(self, task: AbsTask) -> str:
+        """What stands before the texts of a task, for a reader of the results."""
+        asymmetric = isinstance(task, AbsTaskRetrieval)
+        roles: list[PromptType | None] = [PromptType.query, PromptType.document] if asymmetric else [None]
+        found = {role: self.prompt(task.metadata, role) for role in roles}
+        if self._by_teacher("document"):
+            found.pop(PromptType.document, None)
+        named = [f"{prompt!r} before a {role.value if role else 'text'}" for role, prompt in found.items() if prompt]
+        return ", ".join(named) or "none"
 
     def embed(self, texts: Sequence[str], role: str | None, prompt: str = "") -> Array:
         """Embeddings (texts, dim), from the disk where they are there; `role` is query, document or None."""

@@ -7,7 +7,7 @@ for the other; and a method that lacks a task has no mean.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +85,7 @@ class Report:
         seconds: a query, by method, where it was measured.
         seed: of the bootstrap.
         draws: of the bootstrap.
+        prompts: by task, what our method puts before its texts, in words.
     """
 
     ours: str
@@ -93,10 +94,16 @@ class Report:
     seconds: dict[str, float]
     seed: int
     draws: int
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, comparison: Comparison, ours: str) -> "Report":
+    def of(cls, comparison: Comparison, ours: str, prompts: dict[str, str] | None = None) -> "Report":
         """Works out every figure.
+
+        Args:
+            comparison: the scores of every method.
+            ours: the method that is compared with each other one.
+            prompts: by task, what it puts before the texts, in words.
 
         Raises:
             InputError: if ours is not among the methods.
@@ -113,6 +120,7 @@ class Report:
             seconds={method: value for method, value in seconds.items() if not isnan(value)},
             seed=comparison.seed,
             draws=comparison.draws,
+            prompts=prompts or {},
         )
 
     def write(self, folder: Path, command: str) -> list[Path]:
@@ -183,6 +191,10 @@ class Report:
         lines = [f"95 % bootstrap intervals over the items: {self.draws} draws, seed {self.seed}."]
         if not all(line.items for line in self.lines):
             lines.append("Where only mteb's average is known there is no interval, and a mean takes it as certain.")
+        by_words: dict[str, list[str]] = {}
+        for task, words in self.prompts.items():
+            by_words.setdefault(words, []).append(task)
+        lines += [f"Prompt for {', '.join(tasks)}: {words}." for words, tasks in by_words.items()]
         for method, checkpoints in self.methods.items():
             if checkpoints > 1:
                 lines.append(f"{method}: mean of {checkpoints} checkpoints ± their standard deviation.")
