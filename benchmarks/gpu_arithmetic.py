@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from foresay.config import TrainConfig
-from foresay.model import LOGITS_AT_ONCE, Model
+from foresay.cross_entropy import LOGITS_AT_ONCE
+from foresay.model import Model
 from workbench import SPECIAL_TOKENS, TINY, Shape, encoding, rows, training
 
 MICRO_BATCHES = (8192, 4096, 2048, 1024, 512)

@@ -16,8 +16,9 @@ import click
 import numpy as np
 import torch
 
+from foresay import readouts
 from foresay.backbone import NANO, Backbone
-from foresay.config import Readout, Start, TrainConfig
+from foresay.config import Start, TrainConfig
 from foresay.data.pairs import Pairs
 from foresay.training.train import train
 
@@ -61,7 +62,7 @@ def main(folder: Path, output: Path, steps: int, every: int, seeds: int) -> None
     tables = {name: [f"| start | readout | {' | '.join(f'step {step}' for step in columns)} |"] for name in FIGURES}
     for table in tables.values():
         table.append("|---|---|" + "---|" * len(columns))
-    for readout in get_args(Readout):
+    for readout in readouts.names():
         for start in get_args(Start):
             runs = []
             for seed in range(seeds):

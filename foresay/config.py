@@ -8,13 +8,13 @@ This module must not import torch: `foresay --help` reads it.
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from . import readouts
 from .errors import InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
 DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
-Readout = Literal["tokens", "layers", "mean"]
 Documents = Literal["checkpoint", "teacher"]
 Alignment = Literal["mse", "cosine"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -52,12 +52,17 @@ class Options:
             word for field in changed for word in ("--" + field.name.replace("_", "-"), str(getattr(self, field.name)))
         ]
 
+    @classmethod
+    def choices(cls) -> dict[str, tuple[str, ...]]:
+        """The words that a field takes, for each that takes only some."""
+        return {name: get_args(hint) for name, hint in cls.types().items() if get_origin(hint) is Literal}
+
     def __post_init__(self) -> None:
         """Refuses values outside a field's choices: a typo must not train for an hour first."""
-        for name, hint in self.types().items():
+        for name, known in self.choices().items():
             value = getattr(self, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(hint)))}")
+            if value not in known:
+                raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -178,11 +183,7 @@ class ShapeConfig(Options):
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
-    readout: Annotated[
-        Readout,
-        "What the embedding reads: every token by a map of its own, every layer likewise (opens in foresay only), "
-        "or the mean of the tokens, as published.",
-    ] = "tokens"
+    readout: Annotated[str, f"What the embedding reads. {readouts.summaries()}."] = "tokens"
     dims: Annotated[
         tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
     ] = ()
@@ -200,6 +201,11 @@ class ShapeConfig(Options):
         DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
     ] = "auto"
     seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
+
+    @classmethod
+    def choices(cls) -> dict[str, tuple[str, ...]]:
+        """Of the readouts, all that are registered by now."""
+        return super().choices() | {"readout": readouts.names()}
 
     def __post_init__(self) -> None:
         """Checks ranges."""

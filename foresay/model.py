@@ -1,14 +1,8 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
 In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
-embedding (batch, dim); and the loss of writing the response from a soft prompt. Three readouts of the states:
-
-    mean     as published: the mean of the tokens' soft prompts goes through one alignment map
-    tokens   beyond it: each token's soft prompt has an alignment map of its own
-    layers   each layer has one, which reads the mean of the tokens' states, standardised; states are then
-             (batch, layers, compression, hidden)
-
-The last two find more than the first, since the map reads as many times the numbers.
+embedding (batch, dim); and the loss of writing the response from a soft prompt. What the embedding reads of the
+states, a mean, every token or every layer, is its readout (readouts.py).
 
 Attention is causal, which two things here rest on:
 
@@ -31,10 +25,10 @@ from transformers import DynamicCache
 from .adapter import Adapter
 from .backbone import Backbone
 from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
+from .cross_entropy import chunked_cross_entropy
 from .errors import InputError
-
-LOGITS_AT_ONCE = 1 << 25
-"""Entries of the logits that exist together: 128 MiB in float32."""
+from .readouts import find as find_readout
+from .readouts import gather
 
 
 class Model(nn.Module):
@@ -48,6 +42,9 @@ class Model(nn.Module):
             layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
         rotation: (dim, dim), orthogonal: from the teacher's axes to the embedding's, most telling first; only where
             embeddings are to be shortened.
+        readout: name of what the alignment map reads, see readouts.py.
+        parts: how many vectors of the hidden width that is.
+        every_layer: whether it reads the states of every layer; these are then (batch, layers, compression, hidden).
         adapter: LoRA weights of the decoder that reads texts; None as published.
         backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
     """
@@ -73,7 +70,7 @@ class Model(nn.Module):
             compression: special tokens whose outputs are read.
             dim: width of the teacher's vectors, and so of the embedding.
             template: what stands around a text, see `Backbone.frame`.
-            readout: `mean`, `tokens` or `layers`: what the alignment map reads.
+            readout: what the alignment map reads, by its name in readouts.py.
             rotated: whether the embedding has axes of its own, see `rotation`.
             lora_rank: of an adapter that reads the texts too; 0 for none, as published.
             seed: of the initial weights.
@@ -82,8 +79,10 @@ class Model(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         self.backbone: Backbone
         self.thought, self.compression, self.template, self.readout = thought, compression, template, readout
-        layers = int(backbone.text_config.num_hidden_layers)
-        self.parts = {"mean": 1, "tokens": compression, "layers": layers}[readout]
+        found = find_readout(readout)
+        self.every_layer, self.mixing = found.every_layer, found.mixing(compression)
+        layers = int(backbone.text_config.num_hidden_layers) if self.every_layer else 1
+        self.parts = layers * len(self.mixing)
         self.prefix_ids, self.suffix_ids = backbone.frame(template)
         hidden = backbone.hidden_size
         with torch.random.fork_rng(devices=[]):
@@ -91,13 +90,14 @@ class Model(nn.Module):
             self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
             self.reconstruct = nn.Linear(hidden, hidden)
             self.align = nn.Linear(self.width, dim)
-        if readout == "layers":
+        if self.every_layer:
             self.register_buffer("center", torch.zeros(self.parts, hidden))
             self.register_buffer("spread", torch.ones(self.parts, hidden))
         self.register_buffer("rotation", torch.eye(dim) if rotated else None)
         self.center: Tensor
         self.spread: Tensor
         self.rotation: Tensor | None
+        self._cached_map: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
         self.adapter = Adapter(backbone, lora_rank, seed) if lora_rank else None
         self.to(backbone.device)
 
@@ -159,7 +159,7 @@ class Model(nn.Module):
             (batch, compression, hidden), behind the final norm, in the backbone's number type; where every layer is
             read, (batch, layers, compression, hidden), of which the last is behind the final norm.
         """
-        return self._read(self._one_pass(rows, prefix, layers=self.readout == "layers"))
+        return self._read(self._one_pass(rows, prefix, layers=self.every_layer))
 
     def hidden_layers(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """States of the compression tokens at every layer.
@@ -248,21 +248,20 @@ class Model(nn.Module):
                     past_key_values=cache,
                     use_cache=True,
                 )
-        every = self.readout == "layers"
         out = self.reader(
             inputs_embeds=self._specials(len(rows)),
             attention_mask=mask,
             position_ids=special_positions,
             past_key_values=cache,
             use_cache=cache is not None,
-            output_hidden_states=every,
+            output_hidden_states=self.every_layer,
         )
-        states = out.hidden_states if every else (out.last_hidden_state,)
+        states = out.hidden_states if self.every_layer else (out.last_hidden_state,)
         return self._read(tuple(state[:, self.thought :] for state in states))
 
     def _read(self, states: tuple[Tensor, ...]) -> Tensor:
         """The layers that are read, of all that were returned; never the first, which is the input itself."""
-        return torch.stack(states[1:], dim=1) if self.readout == "layers" else states[0]
+        return torch.stack(states[1:], dim=1) if self.every_layer else states[0]
 
     def _specials(self, batch: int) -> Tensor:
         """The special tokens as the first layer receives them: (batch, tokens, hidden)."""
@@ -273,35 +272,49 @@ class Model(nn.Module):
 
     def soft_prompt(self, hidden: Tensor) -> Tensor:
         """States to soft prompts (batch, compression, hidden), float32; of several layers, the last counts."""
-        last = hidden[:, -1] if self.readout == "layers" else hidden
+        last = hidden[:, -1] if self.every_layer else hidden
         prompts: Tensor = self.reconstruct(last.to(self.reconstruct.weight.dtype))
         return prompts
 
     def outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States to soft prompts (batch, compression, hidden) and embeddings (batch, dim), both float32."""
         soft_prompt = self.soft_prompt(hidden)
-        if self.readout == "mean":
-            return soft_prompt, self.align(soft_prompt).mean(dim=1)
-        if self.readout == "tokens":
-            return soft_prompt, self.align(soft_prompt.flatten(1))
-        return soft_prompt, self.align((self.features(hidden) - self.center.flatten()) / self.spread.flatten())
+        read = self._standardised(hidden) if self.every_layer else gather(soft_prompt, self.mixing)
+        return soft_prompt, self.align(read)
 
+    @torch.no_grad()
     def embed(self, hidden: Tensor) -> Tensor:
-        """States to embeddings (batch, dim), float32."""
-        return self.outputs(hidden)[1]
+        """States to embeddings (batch, dim), float32, by the fused map: what one uses when nothing is to be trained.
+
+        States of every layer are not fused but standardised first: a few of their numbers are thousands of times
+        their own spread, and the sum over them would lose digits.
+        """
+        if self.every_layer:
+            return self.align(self._standardised(hidden))  # type: ignore[no-any-return]
+        return functional.linear(self.features(hidden), *self._fused())
+
+    def _fused(self) -> tuple[Tensor, Tensor]:
+        """`fused_map`, computed once for as long as the maps stay as they are."""
+        maps = (self.align.weight, self.align.bias, self.reconstruct.weight, self.reconstruct.bias)
+        state = [(weight.data_ptr(), weight._version) for weight in maps]
+        if self._cached_map is None or self._cached_map[0] != state:
+            self._cached_map = (state, self.fused_map())
+        return self._cached_map[1]
+
+    def _standardised(self, hidden: Tensor) -> Tensor:
+        return (self.features(hidden) - self.center.flatten()) / self.spread.flatten()
 
     def features(self, hidden: Tensor) -> Tensor:
         """What the embedding is a linear map of: (batch, width), float32."""
-        hidden = hidden.to(self.align.weight.dtype)
-        return (hidden if self.readout == "tokens" else hidden.mean(dim=-2)).flatten(1)
+        return gather(hidden.to(self.align.weight.dtype), self.mixing)
 
     def fused_map(self) -> tuple[Tensor, Tensor]:
         """All that stands between states and embedding as one map: weight (dim, width) and bias (dim,).
 
-        Every part of it is linear and the pooling is a mean, so embedding = features(hidden) @ weight.T + bias.
+        Every step of it is linear and every part a mean, so embedding = features(hidden) @ weight.T + bias.
         """
         weight, bias = self.align.weight, self.align.bias
-        if self.readout == "layers":
+        if self.every_layer:
             weight = weight / self.spread.flatten()
             return weight, bias - weight @ self.center.flatten()
         by_part = weight.view(self.dim, self.parts, -1)
@@ -329,8 +342,7 @@ class Model(nn.Module):
         states = backbone.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
         states = states[:, soft_prompt.shape[1] - 1 :]
         labelled = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        chunk = max(1, LOGITS_AT_ONCE // backbone.text_config.vocab_size)
-        return chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, chunk)
+        return chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, backbone.text_config.vocab_size)
 
     # -- decoding ----------------------------------------------------------------------------------------
 
@@ -358,51 +370,6 @@ class Model(nn.Module):
             **{**greedy, **options},
         )
         return ids
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy through a frozen head, a chunk of tokens at a time.
-
-    The head has no gradient of its own, so the gradient of the states is complete as soon as a chunk's
-    logits exist: it is computed in the forward pass and the logits of a long batch never exist together.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401
-        states: Tensor,
-        labels: Tensor,
-        head: Callable[[Tensor], Tensor],
-        chunk: int,
-    ) -> Tensor:
-        """States (tokens, hidden) and labels (tokens,) to the sum of the token losses, in nats."""
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(states) if wanted else None
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
-        for start in range(0, len(states), chunk):
-            part = slice(start, start + chunk)
-            state, label = states[part].detach().requires_grad_(wanted), labels[part, None]
-            with torch.set_grad_enabled(wanted):
-                logits = head(state)
-            chances = functional.log_softmax(logits.detach().float(), dim=1)
-            total -= chances.gather(1, label).sum()
-            if gradient is not None:  # by hand and in place: of the logits, it is the chance, less 1 at the label
-                slope = chances.exp_().scatter_add_(1, label, chances.new_full(label.shape, -1.0))
-                (gradient[part],) = torch.autograd.grad(logits, state, slope.to(logits.dtype))
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        """The stored gradient, scaled."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None
-
-
-def chunked_cross_entropy(states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
-    """Summed cross-entropy of labels (tokens,) given states (tokens, hidden), `chunk` tokens of logits at a time."""
-    loss: Tensor = _ChunkedCrossEntropy.apply(states, labels, head, chunk)  # type: ignore[no-untyped-call]
-    return loss
 
 
 def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:

@@ -104,7 +104,7 @@ def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> Non
     base = backbone("qwen3")
     _, targets = made(base)
     pairs = Pairs(TEXTS, TEXTS, targets, {"teacher": "t", "revision": None})
-    config = FitConfig(compression=3, readout=readout, documents="checkpoint", held_out=4)  # type: ignore[arg-type]
+    config = FitConfig(compression=3, readout=readout, documents="checkpoint", held_out=4)
     encoder = fit(pairs, base, tmp_path / "c", config)
     again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))

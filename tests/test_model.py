@@ -69,7 +69,7 @@ def test_shared_prefix_changes_nothing(backbone: Get, family: str) -> None:
 @family
 def test_reconstruction_loss_is_the_models_own(backbone: Get, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunked loss and its gradient equal the library's logits and torch's cross-entropy."""
-    monkeypatch.setattr("foresay.model.LOGITS_AT_ONCE", 1000)  # a few tokens a chunk
+    monkeypatch.setattr("foresay.cross_entropy.LOGITS_AT_ONCE", 1000)  # a few tokens a chunk
     base = backbone(family)
     model = make(base)
     responses = [[*ids, base.end_id] for ids in base.tokenize(SENTENCES[:3])]

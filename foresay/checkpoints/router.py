@@ -87,7 +87,7 @@ def write_models(folder: Path, encoder: Encoder, *, with_backbone: bool) -> Part
 def _write_queries(folder: Path, encoder: Encoder, prompts: dict[str, str], with_backbone: bool) -> tuple[bool, bool]:
     """Whether the folder opens in the plain library, and whether it holds a copy of the backbone."""
     model = encoder.model
-    if model.readout != "layers" and not model.adapter:
+    if not model.every_layer and not model.adapter:
         longest = encoder.max_tokens
         return True, write_plain(folder, model, prompts=prompts, max_tokens=longest, with_backbone=with_backbone)
     if with_backbone:

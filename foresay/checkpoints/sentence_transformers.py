@@ -7,7 +7,7 @@ In: a model, its prompts, its longest input. Out: built-in modules only, so no r
     2_WordWeights  1 on the token in the middle of that window, 0 elsewhere
     3_Pooling      the mean, of that one place
 
-For the published readout, the mean, `1_Dense` does for `1_CNN`, and the weights are 1 on every compression token.
+Where every token has the same share, as in the mean, `1_Dense` does for `1_CNN`, and the weights are 1 on every one.
 
 What a reader would get wrong: the adapter lies in the checkpoint's own folder, and no `config.json` may stand there.
 The library passes a module's folder on as a folder of the backbone too, and takes a `config.json` beside an
@@ -266,9 +266,11 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
     for token, name in names.items():
         vocab[token] = name
     counted = list(names.values())
-    if model.readout == "tokens":
+    kernel = _kernel(model)
+    alike = bool((kernel == kernel[0]).all())
+    if not alike:
         counted = [counted[model.compression // 2]]
-    mapped = _convolution(model) if model.readout == "tokens" else _dense(model)
+    mapped = _dense(model, kernel) if alike else _convolution(model, kernel)
     return [
         mapped.to(model.backbone.dtype),
         WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0),
@@ -276,9 +278,16 @@ def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]
     ]
 
 
-def _dense(model: Model) -> Dense:
-    """One map for every token."""
-    weight, bias = (tensor.detach().cpu() for tensor in model.fused_map())
+def _kernel(model: Model) -> Tensor:
+    """What each compression token's state is multiplied by: (compression, dim, hidden); the sum is the embedding."""
+    weight = model.fused_map()[0].detach().cpu()
+    by_part = weight.view(model.dim, model.parts, -1)
+    return torch.einsum("pt,dph->tdh", by_part.new_tensor(model.mixing), by_part)
+
+
+def _dense(model: Model, kernel: Tensor) -> Dense:
+    """One map for every token, of whose outputs the library takes the mean."""
+    weight, bias = kernel[0] * model.compression, model.fused_map()[1].detach().cpu()
     return Dense(
         weight.shape[1],
         model.dim,
@@ -289,20 +298,19 @@ def _dense(model: Model) -> Dense:
     )
 
 
-def _convolution(model: Model) -> CNN:
+def _convolution(model: Model, kernel: Tensor) -> CNN:
     """A map for each compression token: around the middle one, the window holds each at its own place.
 
     The library pads for odd windows only. Behind an even number of tokens the window holds one place more, whose
     map is 0: padding, or nothing.
     """
-    weight, bias = (tensor.detach().cpu() for tensor in model.fused_map())
     window = model.compression + 1 - model.compression % 2
     cnn = CNN(model.backbone.hidden_size, model.dim, [window])
     (conv,) = cnn.convs
     with torch.no_grad():
         conv.weight.zero_()
-        conv.weight[:, :, : model.compression] = weight.view(model.dim, model.compression, -1).transpose(1, 2)
-        conv.bias.copy_(bias)
+        conv.weight[:, :, : model.compression] = kernel.permute(1, 2, 0)
+        conv.bias.copy_(model.fused_map()[1])
     return cnn
 
 

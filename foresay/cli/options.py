@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -95,12 +95,12 @@ def options(config: type[Options]) -> Callable[[F], F]:
     """Adds an option for each field of a config class."""
 
     def add(command: F) -> F:
-        helps, types, sections = config.help(), config.types(), config.sections()
+        helps, types, sections, choices = config.help(), config.types(), config.sections(), config.choices()
         for field in reversed(fields(config)):  # type: ignore[arg-type]
             command = click.option(
                 "--" + field.name.replace("_", "-"),
                 cls=_ConfigOption,
-                type=_kind(types[field.name]),
+                type=_kind(types[field.name], choices.get(field.name)),
                 default=None if field.default is MISSING else field.default,
                 show_default=True,
                 multiple=types[field.name] == tuple[str, ...],
@@ -127,9 +127,9 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a list of whole numbers such as 64,128", param, ctx)
 
 
-def _kind(hint: Any) -> Any:  # noqa: ANN401 - a type, or what click takes for one
-    if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
+def _kind(hint: Any, choices: tuple[str, ...] | None) -> Any:  # noqa: ANN401 - a type, or what click takes for one
+    if choices:
+        return click.Choice(choices)
     if hint == tuple[str, ...]:
         return str
     return _Numbers() if hint == tuple[int, ...] else hint

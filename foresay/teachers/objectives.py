@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..backbone import Backbone
 from ..batching import length_batches
-from ..model import LOGITS_AT_ONCE, chunked_cross_entropy
+from ..cross_entropy import chunked_cross_entropy
 from .bidirectional import Bidirectional
 
 BLANKED = 0.2
@@ -70,7 +70,6 @@ def mntp_gradient(
         nats a blank.
     """
     backbone, total = reader.backbone, 0.0
-    chunk = max(1, LOGITS_AT_ONCE // backbone.text_config.vocab_size)
     of_row: dict[int, list[tuple[int, int]]] = {}
     for i, at, label in places:
         of_row.setdefault(i, []).append((at, label))
@@ -80,7 +79,8 @@ def mntp_gradient(
         wanted = [(new, at - 1, label) for new, i in enumerate(chosen) for at, label in of_row[i]]
         row, before, labels = torch.tensor(wanted, device=backbone.device).T
         states = reader.states([rows[i] for i in chosen])[row, before]
-        loss = chunked_cross_entropy(states, labels, backbone.logits, chunk) / len(places)
+        loss = chunked_cross_entropy(states, labels, backbone.logits, backbone.text_config.vocab_size)
+        loss = loss / len(places)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total

@@ -109,7 +109,7 @@ def start_from(model: Model, found: Fit) -> None:
     """
     torch.nn.init.eye_(model.reconstruct.weight)
     model.reconstruct.bias.zero_()
-    if model.readout == "layers":
+    if model.every_layer:
         standardise(model, found)
         model.align.weight.copy_(found.weight)
         model.align.bias.copy_(found.bias)

@@ -190,7 +190,7 @@ class _Run:
         }
         state = self.processes.from_first(lambda: self.states.open(as_json(identity)))
         if state is None:
-            if self.config.start == "closed-form" or self.model.readout == "layers":
+            if self.config.start == "closed-form" or self.model.every_layer:
                 self._fit(report)
         else:
             self.step, self.best = state["step"], state["best"]
