@@ -126,10 +126,8 @@ def check() -> dict[str, float]:
     step = training(model, rows(queries, shape.vocabulary), rows(responses, shape.vocabulary), TrainConfig())
     encode = encoding(model, rows(queries, shape.vocabulary))
     encode()  # fuses the maps, once for as long as they stay as they are
-    shares = {
-        "encoding": counted(encode) / encode_flops(shape, queries, square),
-        "training step": counted(step) / step_flops(shape, queries, responses, square),
-    }
+    encoded = counted(encode) / encode_flops(shape, queries, square)
+    shares = {"training step": counted(step) / step_flops(shape, queries, responses, square), "encoding": encoded}
     tokens = 64
     shares["saved bytes"] = _saved(shape.model(), tokens) / (saved_bytes(shape) * tokens)
     wrong = [f"{name} ({share:.3f})" for name, share in shares.items() if abs(share - 1) > TOLERANCE]
