@@ -40,7 +40,7 @@ _HOMES = {
     "TeacherConfig": "config",
     "TrainConfig": "config",
     "as_sentence_transformer": "integrations.sentence_transformers",
-    "bundle": "checkpoints.checkpoint",
+    "bundle": "checkpoints.bundle",
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
@@ -51,14 +51,14 @@ _HOMES = {
     "respond": "engines.respond",
     "teach": "teachers.teach",
     "train": "training.train",
-    "verify": "checkpoints.checkpoint",
+    "verify": "checkpoints.verify",
 }
 
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
-    from .checkpoints.checkpoint import bundle as bundle
-    from .checkpoints.checkpoint import verify as verify
+    from .checkpoints.bundle import bundle as bundle
     from .checkpoints.convert import convert as convert
+    from .checkpoints.verify import verify as verify
     from .config import EvaluateConfig as EvaluateConfig
     from .config import FitConfig as FitConfig
     from .config import RespondConfig as RespondConfig

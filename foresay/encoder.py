@@ -20,6 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from .backbone import Backbone, check_texts
+from .checkpoints.load import load
 from .config import DecodeConfig, TeachConfig
 from .errors import CheckpointError, InputError
 from .model import Model
@@ -117,10 +118,16 @@ class Encoder:
             BackboneError: if its backbone is gone or is another model.
             DeviceError: if the device does not exist here.
         """
-        from .checkpoints.checkpoint import load  # checkpoint.py makes and verifies encoders, so it imports this file
-
-        encoder: Self = load(path, cls, backbone=backbone, device=device, dtype=dtype, revision=revision)
-        return encoder
+        loaded = load(path, backbone=backbone, device=device, dtype=dtype, revision=revision)
+        record, taught = loaded.record, loaded.documents
+        return cls(
+            loaded.model,
+            prompts=record.prompts,
+            max_tokens=record.max_tokens,
+            dims=record.dims,
+            decodes=record.decodes,
+            document_teacher=taught and DocumentTeacher(taught.name, taught.revision, taught.max_tokens, taught.turned),
+        )
 
     @property
     def dim(self) -> int:
@@ -205,6 +212,11 @@ class Encoder:
         named = None if teacher is None else DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
         other.document_teacher, other._teacher = named, teacher
         return other
+
+    def share_teacher(self, other: "Encoder") -> None:
+        """Uses the teacher that another encoder has in memory, if it is the one that embeds documents here too."""
+        if self.document_teacher == other.document_teacher:
+            self._teacher = other._teacher
 
     def load_document_teacher(self) -> "Teacher":
         """The teacher that embeds documents, loaded once.

@@ -14,6 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from foresay.backbone import Backbone
+from foresay.checkpoints.export.sentence_transformers import export
+from foresay.checkpoints.record import Training
+from foresay.checkpoints.save import save
+from foresay.encoder import Encoder
 
 torch.set_num_threads(1)  # tiny matrices: threads only wait for each other, above all beside another process
 SHARED = Path(__file__).parents[2] / "shared"
@@ -87,6 +91,12 @@ def make_folder(family: str, path: Path, **changes: object) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def save_and_export(folder: Path, encoder: Encoder, training: Training | None = None, *, whole: bool = False) -> None:
+    """A checkpoint as `train` leaves it."""
+    save(folder, encoder, training)
+    export(folder, encoder, whole=whole)
 
 
 @pytest.fixture(scope="session")

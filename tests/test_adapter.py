@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from foresay.backbone import Backbone
-from foresay.checkpoints.checkpoint import bundle, verify
+from foresay.checkpoints.bundle import bundle
+from foresay.checkpoints.verify import verify
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError
 from foresay.model import Model

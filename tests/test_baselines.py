@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.record import Training
+from foresay.checkpoints.save import save
 from foresay.config import FitConfig, RespondConfig, TeachConfig
 from foresay.data.pairs import Pairs
 from foresay.data.queries import Query
@@ -146,13 +147,13 @@ def test_fingerprint_of_a_model_folder() -> None:
 def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one it was trained on, the very revision of it; by another name on request."""
 
-    def saved(record: dict[str, Any]) -> Path:
+    def saved(pairs: dict[str, Any]) -> Path:
         model = Model(qwen, thought=0, compression=2, dim=qwen.hidden_size)
-        checkpoint.save(tmp_path / "c", Encoder(model), record, plain=False)
+        save(tmp_path / "c", Encoder(model), Training(pairs=pairs))
         return tmp_path / "c"
 
     pairs = {"teacher": f"self:{qwen.name}", "revision": None, "max_tokens": 9}
-    found = teacher_of(saved({"pairs": pairs}), qwen)
+    found = teacher_of(saved(pairs), qwen)
     assert isinstance(found, SelfTeacher) and found.backbone is qwen and found.max_tokens == 9
     folder = saved({})
     with pytest.raises(InputError, match="which teacher it was trained on; name it: --teacher"):
@@ -161,7 +162,7 @@ def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: py
     found.revision = "new"
     monkeypatch.setattr(teachers, "load_teacher", lambda *_: found)
     with pytest.raises(InputError, match="revision new, .* was trained on old"):
-        teacher_of(saved({"pairs": {"teacher": "t", "revision": "old"}}), qwen)
+        teacher_of(saved({"teacher": "t", "revision": "old"}), qwen)
 
 
 def test_bm25(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:

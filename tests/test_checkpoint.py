@@ -9,12 +9,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.bundle import bundle
+from foresay.checkpoints.verify import verify
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, CheckpointError, DeviceError, ForesayError, VerifyError
 from foresay.model import Model
 
-from .conftest import FAMILIES, SENTENCES, make_folder
+from .conftest import FAMILIES, SENTENCES, make_folder, save_and_export
 
 Get = Callable[[str], Backbone]
 
@@ -28,7 +29,7 @@ def make(backbone: Backbone) -> Encoder:
 @pytest.fixture
 def saved(backbone: Get, tmp_path: Path) -> Path:
     """A checkpoint of the Qwen3 backbone."""
-    checkpoint.save(tmp_path / "checkpoint", make(backbone("qwen3")))
+    save_and_export(tmp_path / "checkpoint", make(backbone("qwen3")))
     return tmp_path / "checkpoint"
 
 
@@ -36,12 +37,12 @@ def saved(backbone: Get, tmp_path: Path) -> Path:
 def test_save_load_encode_is_bit_equal(backbone: Get, family: str, tmp_path: Path) -> None:
     """Invariant 7: vectors, soft prompts, prompts, limit; and verify agrees in every way it knows."""
     encoder = make(backbone(family))
-    checkpoint.save(tmp_path / "c", encoder)
+    save_and_export(tmp_path / "c", encoder)
     again = Encoder.from_pretrained(tmp_path / "c", device="cpu")
     np.testing.assert_array_equal(again.encode_query(SENTENCES), encoder.encode_query(SENTENCES))
     np.testing.assert_array_equal(again.soft_prompts(SENTENCES), encoder.soft_prompts(SENTENCES))
     assert (again.prompts, again.max_tokens) == (encoder.prompts, encoder.max_tokens)
-    verdicts = checkpoint.verify(tmp_path / "c", device="cpu")
+    verdicts = verify(tmp_path / "c", device="cpu")
     assert len(verdicts) == 4
     assert all(verdict.distance < 1e-5 for verdict in verdicts)
 
@@ -49,10 +50,10 @@ def test_save_load_encode_is_bit_equal(backbone: Get, family: str, tmp_path: Pat
 def test_it_opens_in_the_number_type_it_was_made_in(folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Whatever the backbone's weights are stored in, so that the golden vectors come out."""
     encoder = make(Backbone.load(str(folder("qwen3")), device="cpu", dtype="bfloat16"))
-    checkpoint.save(tmp_path / "c", encoder)
+    save_and_export(tmp_path / "c", encoder)
     again = Encoder.from_pretrained(tmp_path / "c", device="cpu")
     np.testing.assert_array_equal(again.encode(SENTENCES), encoder.encode(SENTENCES))
-    assert all(verdict.distance < 1e-2 for verdict in checkpoint.verify(tmp_path / "c", device="cpu"))
+    assert all(verdict.distance < 1e-2 for verdict in verify(tmp_path / "c", device="cpu"))
 
 
 def test_a_loaded_backbone_can_be_handed_in(backbone: Get, saved: Path) -> None:
@@ -67,7 +68,7 @@ def test_saving_again_replaces(backbone: Get, saved: Path) -> None:
     (saved / "training" / "metrics.jsonl").write_text("kept")
     other = make(backbone("qwen3"))
     other.prompts["query"] = "new: "
-    checkpoint.save(saved, other)
+    save_and_export(saved, other)
     assert Encoder.from_pretrained(saved, device="cpu").prompts["query"] == "new: "
     assert (saved / "training" / "metrics.jsonl").read_text() == "kept"
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
@@ -76,9 +77,9 @@ def test_saving_again_replaces(backbone: Get, saved: Path) -> None:
 def test_saving_with_the_backbone_over_one_without(backbone: Get, saved: Path) -> None:
     """The adapter of the first save is gone: the library would take it before the copy."""
     assert (saved / "adapter_config.json").is_file()
-    checkpoint.save(saved, make(backbone("qwen3")), with_backbone=True)
+    save_and_export(saved, make(backbone("qwen3")), whole=True)
     assert not (saved / "adapter_config.json").exists()
-    assert len(checkpoint.verify(saved, device="cpu")) == 4
+    assert len(verify(saved, device="cpu")) == 4
 
 
 @pytest.mark.parametrize("name", ["foresay.json", "foresay.safetensors", "golden.safetensors"])
@@ -107,7 +108,7 @@ def test_a_tensor_of_another_shape(saved: Path) -> None:
         Encoder.from_pretrained(saved, device="cpu")
 
 
-@pytest.mark.parametrize(("version", "repair"), [(99, "pip install -U foresay"), (1, "make it again")])
+@pytest.mark.parametrize(("version", "repair"), [(99, "pip install -U foresay"), (2, "make it again")])
 def test_another_format(saved: Path, version: int, repair: str) -> None:
     """Says what to do."""
     config = json.loads((saved / "foresay.json").read_text())
@@ -128,7 +129,7 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
 def test_the_backbone_is_gone(tmp_path: Path) -> None:
     """Names the place where it was."""
     home = make_folder("qwen3", tmp_path / "home")
-    checkpoint.save(tmp_path / "c", make(Backbone.load(str(home), device="cpu")))
+    save_and_export(tmp_path / "c", make(Backbone.load(str(home), device="cpu")))
     home.rename(tmp_path / "moved")
     with pytest.raises(BackboneError, match="home, which is gone"):
         Encoder.from_pretrained(tmp_path / "c", device="cpu")
@@ -151,7 +152,7 @@ def test_verify_fails_loudly(saved: Path) -> None:
     golden["embeddings"] = golden["embeddings"] * 1.01
     save_file(golden, saved / "golden.safetensors")
     with pytest.raises(VerifyError, match="sentence-transformers is off by 0.0099, allowed 0.0001"):
-        checkpoint.verify(saved, device="cpu")
+        verify(saved, device="cpu")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -160,25 +161,25 @@ def test_half_precision(backbone: Get, saved: Path, dtype: str) -> None:
     encoder = Encoder.from_pretrained(saved, device="cpu", dtype=dtype)
     assert str(encoder.model.backbone.dtype) == f"torch.{dtype}"
     assert encoder.model.special_tokens.dtype.itemsize == 4
-    assert len(checkpoint.verify(saved, device="cpu", dtype=dtype)) == 4
+    assert len(verify(saved, device="cpu", dtype=dtype)) == 4
 
 
 def test_a_bundled_backbone_moves_along(tmp_path: Path) -> None:
     """With the backbone inside, the original may go."""
     home = make_folder("llama", tmp_path / "home")
     encoder = make(Backbone.load(str(home), device="cpu"))
-    checkpoint.save(tmp_path / "c", encoder, with_backbone=True)
+    save_and_export(tmp_path / "c", encoder, whole=True)
     home.rename(tmp_path / "gone")
     moved = (tmp_path / "c").rename(tmp_path / "elsewhere")
     again = Encoder.from_pretrained(moved, device="cpu")
     np.testing.assert_allclose(again.encode(SENTENCES), encoder.encode(SENTENCES), atol=1e-6)
     assert again.decode(SENTENCES[:2], max_new_tokens=5) == encoder.decode(SENTENCES[:2], max_new_tokens=5)
-    assert len(checkpoint.verify(moved, device="cpu")) == 4
+    assert len(verify(moved, device="cpu")) == 4
 
 
 def test_bundle(saved: Path, tmp_path: Path) -> None:
     """The same vectors and the same record, with the backbone inside."""
-    checkpoint.bundle(saved, tmp_path / "b", device="cpu")
+    bundle(saved, tmp_path / "b", device="cpu")
     one, other = (Encoder.from_pretrained(path, device="cpu") for path in (saved, tmp_path / "b"))
     np.testing.assert_allclose(one.encode(SENTENCES), other.encode(SENTENCES), atol=1e-6)
     assert json.loads((tmp_path / "b" / "foresay.json").read_text())["backbone"]["bundled"]

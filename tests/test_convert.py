@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from foresay.backbone import Backbone
-from foresay.checkpoints.checkpoint import verify
 from foresay.checkpoints.convert import convert
+from foresay.checkpoints.verify import verify
 from foresay.encoder import Encoder
 from foresay.errors import CheckpointError
 

@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 from sklearn.metrics import v_measure_score
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.record import Training
 from foresay.cli.main import main
 from foresay.encoder import Encoder
 from foresay.errors import DataError
@@ -42,6 +42,7 @@ from foresay.model import Model
 from foresay.prompts import EVALUATION
 from foresay.teachers.teach import SelfTeacher
 
+from .conftest import save_and_export
 from .made_tasks import KINDS, Letters, rows, write
 
 Get = Callable[[str], Backbone]
@@ -239,7 +240,7 @@ def test_the_plain_folder_scores_the_same(
         base = encoder.model.backbone
         wide = Encoder(Model(base, thought=1, compression=2, dim=32, seed=1), prompts=encoder.prompts, max_tokens=90)
         encoder = wide.with_document_teacher(SelfTeacher(base))
-    checkpoint.save(tmp_path / "c", encoder)
+    save_and_export(tmp_path / "c", encoder)
     task = folder_task(write(tmp_path / name, kind))
     (ours,) = run_tasks({"foresay": Encoder.from_pretrained(tmp_path / "c", device="cpu")}, [task], tmp_path / "out")
     model = SentenceTransformer(str(tmp_path / "c"), device="cpu")
@@ -320,7 +321,7 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
     """Seeds, baselines, tables, pictures; and errors in one line."""
     for name, seed in (("a", 1), ("b", 2)):
         model = Model(encoder.model.backbone, thought=1, compression=2, dim=8, seed=seed)
-        checkpoint.save(tmp_path / name, Encoder(model))
+        save_and_export(tmp_path / name, Encoder(model))
     write(tmp_path / "tasks" / "sts", "sts")
     write(tmp_path / "tasks" / "retrieval", "retrieval")
     output = str(tmp_path / "out")
@@ -343,7 +344,7 @@ def test_the_command(encoder: Encoder, tmp_path: Path) -> None:
 
 def test_the_report_names_the_prompt_behind_each_score(encoder: Encoder, tmp_path: Path) -> None:
     """A task's own prompt is said in words; the packaged sets have none, so every command agrees on them."""
-    checkpoint.save(tmp_path / "c", encoder)
+    save_and_export(tmp_path / "c", encoder)
     asked = {"query_prompt": "Answer this: ", "document_prompt": "Repeat: "}
     write(tmp_path / "task", "retrieval", asked)
     report = evaluate(str(tmp_path / "c"), str(tmp_path / "task"), tmp_path / "out")
@@ -358,8 +359,8 @@ def test_who_embeds_documents(made: str, encoder: Encoder, tmp_path: Path) -> No
     base = encoder.model.backbone
     teacher = SelfTeacher(base)
     own = Encoder(Model(base, thought=1, compression=2, dim=teacher.dim, seed=1))
-    record = {"pairs": {"teacher": teacher.name, "revision": None, "max_tokens": teacher.max_tokens}}
-    checkpoint.save(tmp_path / "c", own.with_document_teacher(teacher if made == "teacher" else None), record)
+    record = Training(pairs={"teacher": teacher.name, "revision": None, "max_tokens": teacher.max_tokens})
+    save_and_export(tmp_path / "c", own.with_document_teacher(teacher if made == "teacher" else None), record)
     write(tmp_path / "task", "retrieval")
     for asked in (None, "checkpoint", "teacher"):
         output = tmp_path / str(asked)

@@ -10,7 +10,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.bundle import bundle
+from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
@@ -108,7 +109,7 @@ def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> Non
     encoder = fit(pairs, base, tmp_path / "c", config)
     again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))
-    ways = {verdict.way for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    ways = {verdict.way for verdict in verify(tmp_path / "c", device="cpu")}
     assert ("sentence-transformers" in ways) == (readout != "layers")
     card = (tmp_path / "c" / "README.md").read_text()
     assert "closed form" in card and "decode" not in card
@@ -123,8 +124,8 @@ def test_a_bundle_of_every_layer(backbone: Get, tmp_path: Path) -> None:
     _, targets = made(base)
     config = FitConfig(compression=3, readout="layers", documents="checkpoint")
     encoder = fit(Pairs(TEXTS, TEXTS, targets), base, tmp_path / "c", config)
-    checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
+    bundle(tmp_path / "c", tmp_path / "b", device="cpu")
     (tmp_path / "b").rename(tmp_path / "moved")
     moved = Encoder.from_pretrained(tmp_path / "moved", device="cpu")
     np.testing.assert_allclose(moved.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
-    assert checkpoint.verify(tmp_path / "moved", device="cpu")
+    assert verify(tmp_path / "moved", device="cpu")

@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig, TeachConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Array, Encoder
@@ -78,7 +78,7 @@ def test_documents_by_the_teacher(
     np.testing.assert_allclose(Encoder.similarity(documents, documents), Encoder.similarity(own, own), atol=1e-4)
     assert np.allclose(documents, own, atol=1e-5) == (not dims)
     assert encoder.encode_document(TEXTS[0], truncate_dim=dims[0] if dims else None).ndim == 1
-    assert any(verdict.way == "foresay, documents" for verdict in checkpoint.verify(tmp_path / "c", device="cpu"))
+    assert any(verdict.way == "foresay, documents" for verdict in verify(tmp_path / "c", device="cpu"))
     assert "`self:" in (tmp_path / "c" / "README.md").read_text()
 
     other = SelfTeacher(base)

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from foresay import devices as placing
 from foresay.backbone import Backbone, same_backbone
-from foresay.checkpoints import checkpoint
 from foresay.config import TrainConfig
 from foresay.devices import keep_together, pick_device
 from foresay.encoder import Encoder
@@ -23,7 +22,7 @@ from foresay.training.distributed import Processes
 from foresay.training.step import gradient
 from foresay.training.train import train
 
-from .conftest import SENTENCES
+from .conftest import SENTENCES, save_and_export
 from .making import pairs, small
 
 
@@ -138,7 +137,7 @@ def test_gradients_go_through_few_bits(dtype: str, least: float, tmp_path: Path)
         found.append(model.special_tokens.grad.flatten())
     assert torch.cosine_similarity(found[0], found[1], dim=0) > least
     encoder = Encoder(model)
-    checkpoint.save(tmp_path / "few", encoder)
+    save_and_export(tmp_path / "few", encoder)
     again = Encoder.from_pretrained(tmp_path / "few", device="cpu")
     assert again.model.backbone.number_type == dtype
     assert (again.encode(SENTENCES) == encoder.encode(SENTENCES)).all()

@@ -17,7 +17,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from foresay.backbone import Backbone
-from foresay.checkpoints.sentence_transformers import COPY, special_ids, write_plain
+from foresay.checkpoints.export.queries import write_queries
+from foresay.checkpoints.export.sentence_transformers import export
+from foresay.checkpoints.export.special_rows import special_ids
+from foresay.checkpoints.load import COPY
+from foresay.checkpoints.save import save
+from foresay.encoder import Encoder
 from foresay.errors import CheckpointError, InputError
 from foresay.model import Model
 
@@ -56,7 +61,7 @@ def ours(model: Model, texts: list[str] = TEXTS) -> Array:
 def write(folder: Path, model: Model, *, with_backbone: bool = False) -> Path:
     """The plain files of a model, in a new folder."""
     folder.mkdir()
-    write_plain(folder, model, prompts=PROMPTS, max_tokens=LONGEST, with_backbone=with_backbone)
+    write_queries(folder, model, prompts=PROMPTS, max_tokens=LONGEST, with_backbone=with_backbone)
     return folder
 
 
@@ -283,16 +288,23 @@ def test_copy_stands_alone(tmp_path: Path, family: str) -> None:
 
 
 def test_folder_with_a_config_is_refused(backbone: Get, tmp_path: Path) -> None:
-    """The library would look for the backbone's weights beside it."""
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="config.json"):
-        write_plain(tmp_path, make(backbone("qwen3")), prompts=PROMPTS, max_tokens=LONGEST)
+    """The library would look for the backbone's weights beside it; the checkpoint itself stays usable."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_text("{}")
+    encoder = Encoder(make(backbone("qwen3")))
+    save(tmp_path / "c", encoder)
+    with pytest.raises(CheckpointError, match=r"config\.json does not belong to the checkpoint"):
+        export(tmp_path / "c", encoder)
+    assert (tmp_path / "c" / "config.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    again = Encoder.from_pretrained(tmp_path / "c", backbone=encoder.model.backbone)
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_limit_below_the_special_tokens(backbone: Get, tmp_path: Path) -> None:
     """Nothing is written that could not embed."""
     with pytest.raises(InputError, match="5 tokens"):
-        write_plain(tmp_path, make(backbone("qwen3")), prompts=PROMPTS, max_tokens=5)
+        write_queries(tmp_path, make(backbone("qwen3")), prompts=PROMPTS, max_tokens=5)
     assert not list(tmp_path.iterdir())
 
 
@@ -300,5 +312,5 @@ def test_written_again(backbone: Get, tmp_path: Path) -> None:
     """The files of an earlier call are overwritten, not mixed with."""
     write(tmp_path / "checkpoint", make(backbone("qwen3"), compression=4, seed=1))
     model = make(backbone("llama"))
-    write_plain(tmp_path / "checkpoint", model, prompts=PROMPTS, max_tokens=LONGEST)
+    write_queries(tmp_path / "checkpoint", model, prompts=PROMPTS, max_tokens=LONGEST)
     np.testing.assert_allclose(plain(tmp_path / "checkpoint").encode(TEXTS), ours(model), atol=1e-5, rtol=1e-5)

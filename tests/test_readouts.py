@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from foresay import readouts
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
@@ -102,7 +102,7 @@ def test_one_made_up_here_works_end_to_end(backbone: Get, ends: Ends, tmp_path: 
     expected = encoder.encode(TEXTS)
     loaded = Encoder.from_pretrained(tmp_path / "made", backbone=base)
     np.testing.assert_array_equal(loaded.encode(TEXTS), expected)
-    assert all(verdict.agrees for verdict in checkpoint.verify(tmp_path / "made", device="cpu"))
+    assert all(verdict.agrees for verdict in verify(tmp_path / "made", device="cpu"))
     plain = SentenceTransformer(str(tmp_path / "made"), device="cpu")
     np.testing.assert_allclose(plain.encode_query(TEXTS[:5]), encoder.encode_query(TEXTS[:5]), atol=1e-4, rtol=1e-4)
     rows = encoder.model.rows(TEXTS, 512)[0]

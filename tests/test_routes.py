@@ -13,8 +13,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig, AutoModel
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
-from foresay.checkpoints.router import DOCUMENT, QUERY, write_teacher
+from foresay.checkpoints.bundle import bundle
+from foresay.checkpoints.export.documents import write_teacher
+from foresay.checkpoints.load import DOCUMENT, QUERY
+from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig, TeachConfig, TeacherConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
@@ -94,7 +96,7 @@ def test_both_sides(backbone: Get, tmp_path: Path, kind: str, family: str, dims:
     encoder = fitted(tmp_path / "c", base, teacher, dims=dims)
     assert_both_sides(tmp_path / "c", encoder)
     assert not (tmp_path / "c" / DOCUMENT / "model.safetensors").exists()
-    ways = {verdict.way: verdict.distance for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    ways = {verdict.way: verdict.distance for verdict in verify(tmp_path / "c", device="cpu")}
     assert ways["sentence-transformers, documents"] < 1e-5
     assert "model.encode_document" in (tmp_path / "c" / "README.md").read_text()
 
@@ -106,7 +108,7 @@ def test_a_bundle_holds_the_teacher(backbone: Get, tmp_path: Path, kind: str, di
     home = shutil.copytree(backbone("qwen3").name, tmp_path / "backbone")
     base = Backbone.load(str(home), device="cpu")
     encoder = fitted(tmp_path / "c", base, taught(kind, base, tmp_path), dims=dims)
-    checkpoint.bundle(tmp_path / "c", tmp_path / "b", device="cpu")
+    bundle(tmp_path / "c", tmp_path / "b", device="cpu")
     moved = (tmp_path / "b").rename(tmp_path / "moved")
     for gone in ("backbone", "teacher", "bare", "encoder", "c"):
         shutil.rmtree(tmp_path / gone, ignore_errors=True)
@@ -114,8 +116,8 @@ def test_a_bundle_holds_the_teacher(backbone: Get, tmp_path: Path, kind: str, di
     np.testing.assert_allclose(again.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(again.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
     assert_both_sides(moved, again)
-    assert all(verdict.distance < 1e-4 for verdict in checkpoint.verify(moved, device="cpu"))
-    checkpoint.bundle(moved, tmp_path / "again", device="cpu")  # not turned twice
+    assert all(verdict.distance < 1e-4 for verdict in verify(moved, device="cpu"))
+    bundle(moved, tmp_path / "again", device="cpu")  # not turned twice
     assert_both_sides(tmp_path / "again", again)
 
 
@@ -156,7 +158,7 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     assert isinstance(teacher, SentenceTransformerTeacher)
     # as if it lay deeper in a repository
     monkeypatch.setattr(
-        "foresay.checkpoints.router._weights_of", lambda name: None
+        "foresay.checkpoints.export.documents._weights_of", lambda name: None
     )  # as if it lay deeper in a repository
     encoder = fitted(tmp_path / "c", base, teacher)
     assert (tmp_path / "c" / QUERY).is_dir() and not (tmp_path / "c" / DOCUMENT).exists()
@@ -164,7 +166,7 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     np.testing.assert_allclose(plain.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
     with pytest.raises(ValueError, match="No route found for task type 'document'"):
         plain.encode_document(TEXTS)
-    ways = {verdict.way for verdict in checkpoint.verify(tmp_path / "c", device="cpu")}
+    ways = {verdict.way for verdict in verify(tmp_path / "c", device="cpu")}
     assert {"foresay, documents", "sentence-transformers"} <= ways
     assert "sentence-transformers, documents" not in ways
     card = (tmp_path / "c" / "README.md").read_text()
@@ -181,7 +183,7 @@ def test_a_bundle_takes_no_adapter_for_a_whole_model(backbone: Get, tmp_path: Pa
     assert not (tmp_path / "d").exists()
     fitted(tmp_path / "e", base, adapter)
     for name, kept in (("e", False), ("c", True)):
-        assert checkpoint.bundle(tmp_path / name, tmp_path / f"{name}-bundle", device="cpu") is kept
+        assert bundle(tmp_path / name, tmp_path / f"{name}-bundle", device="cpu") is kept
 
 
 def test_an_adapter_on_weights_of_its_own(backbone: Get, tmp_path: Path) -> None:

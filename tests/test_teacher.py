@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from foresay.backbone import Backbone
-from foresay.checkpoints import checkpoint
+from foresay.checkpoints.verify import verify
 from foresay.cli.main import main
 from foresay.config import TeachConfig, TeacherConfig
 from foresay.encoder import Encoder
@@ -33,7 +33,7 @@ from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_grad
 from foresay.teachers.teach import SentenceTransformerTeacher, load_teacher
 from foresay.training.signals import Stopped
 
-from .conftest import FAMILIES, SENTENCES, make_folder
+from .conftest import FAMILIES, SENTENCES, make_folder, save_and_export
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
@@ -534,14 +534,14 @@ def test_a_published_model_embeds_documents(
     teacher = load_teacher(str(published("qwen3")), base)
     model = Model(base, thought=0, compression=2, dim=32, readout="tokens")
     encoder = Encoder(model).with_document_teacher(teacher)
-    checkpoint.save(tmp_path / "b", encoder, with_backbone=True)
+    save_and_export(tmp_path / "b", encoder, whole=True)
     plain = SentenceTransformer(str(tmp_path / "b"), device="cpu")
     np.testing.assert_allclose(plain.encode_document(SENTENCES), teacher.embed(SENTENCES), atol=1e-5)
     np.testing.assert_allclose(plain.encode_query(SENTENCES), encoder.encode_query(SENTENCES), atol=1e-5)
     assert "queries alone" not in caplog.text
-    checkpoint.save(tmp_path / "c", encoder)
+    save_and_export(tmp_path / "c", encoder)
     assert "embeds queries alone" in caplog.text
-    assert checkpoint.verify(tmp_path / "c", device="cpu")
+    assert verify(tmp_path / "c", device="cpu")
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])

@@ -1,1 +1,1 @@
-"""A checkpoint on disk: saved, loaded, verified, converted, and opened by other libraries."""
+"""A checkpoint on disk: recorded, saved, loaded, verified, bundled, converted, and exported to other libraries."""

@@ -1,77 +1,19 @@
 """The model card: what a checkpoint is, how to load it, what it was made from, and how it did.
 
-In: the checkpoint's own config, so that the card cannot say something else than the files. Out: README.md.
+In: the checkpoint's record, so that the card cannot say anything else than the files. Out: README.md, rendered by
+huggingface_hub from `card_template.md`.
 """
 
 from pathlib import Path
-from typing import Any
 
-_CARD = """\
----
-{library}pipeline_tag: feature-extraction
-tags: [foresay, {tag}feature-extraction, llm2vec-gen]
-{base_model}---
+from huggingface_hub import ModelCard, ModelCardData
 
-# Embeddings of what {backbone} would answer
+from .record import Record
 
-A Foresay checkpoint: {tokens} special tokens and two linear maps, {how},
-on a frozen language model, after LLM2Vec-Gen ([arXiv 2603.10913](https://arxiv.org/abs/2603.10913)).
-A question's embedding lies near its answer's{decodes}.
-
-```python
-from foresay import Encoder
-
-encoder = Encoder.from_pretrained("PATH")
-queries = encoder.encode_query(["What does frugal mean?"])         # (1, {dim})
-documents = encoder.encode_document(["Careful with money."])       # (1, {dim})
-encoder.similarity(queries, documents)
-{decoding}```
-
-{plain}
-
-`foresay verify PATH` recomputes the golden vectors stored with it and fails if this machine gives others.
-
-| | |
-|---|---|
-{facts}
-
-{figures}"""
-
-
-_PLAIN = """\
-The same folder in the plain library, same vectors, no remote code:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("PATH")
-queries = model.encode_query(["What does frugal mean?"])
-{documents}```"""
-_PLAIN_DOCUMENTS = """\
-documents = model.encode_document(["Careful with money."])
-"""
-_TAUGHT = """
-
-Documents are embedded by the teacher `{name}`, bare, so an index that it made can be searched as it is.
-`encode_document` runs it."""
-_QUERIES_ONLY = """ In the plain library this folder embeds queries alone: there, load the teacher for the documents."""
-_NOT_PLAIN = """\
-It reads {what}, which the modules of plain sentence-transformers cannot express. With this
-package it has that library's interface too, for all that takes one of its models:
-
-```python
-from foresay import Encoder, as_sentence_transformer
-
-model = as_sentence_transformer(Encoder.from_pretrained("PATH"))
-queries = model.encode_query(["What does frugal mean?"])
-```"""
-
-_DECODING = """\
-encoder.decode(["What does frugal mean?"])                         # what the embedding stands for
-"""
+_TEMPLATE = Path(__file__).with_name("card_template.md")
 _SAID = {"thought", "compression", "template", "readout", "dims", "documents", "query_prompt", "document_prompt"}
 """Options that the card tells in words of its own."""
-
+_HOW = {"training": "trained", "closed form": "found in closed form", "conversion": "converted"}
 _SHOWN = {
     "held_out_rows": "rows kept out of training",
     "penalty": "ridge penalty chosen on them",
@@ -84,55 +26,61 @@ _SHOWN = {
 }
 
 
-def write_card(folder: Path, config: dict[str, Any]) -> None:
-    """Writes README.md from the checkpoint's config."""
-    backbone = config["backbone"]
-    name = Path(backbone["name"]).name
-    is_hub_id = not Path(backbone["name"]).is_absolute() and "/" in backbone["name"]
-    training = config["training"]
-    facts = {
-        "backbone": f"{name}, revision {backbone['revision'] or 'not pinned'}, {backbone['dtype']}",
-        "special tokens": f"{config['thought']} thought, {config['compression']} compression",
-        "template": config["template"],
-        "readout": config["readout"],
-        "shorter embeddings": ", ".join(map(str, config["dims"])) or "none",
-        "documents are embedded by": (config["documents"] or {"name": "the checkpoint"})["name"],
-        "longest input": f"{config['max_tokens']} tokens",
-        "prompt for a query": _quoted(config["prompts"]["query"]),
-        "prompt for a document": "none" if config["documents"] else _quoted(config["prompts"]["document"]),
-        "prompts for tasks of mteb": len(config["prompts"]) - 2,
-        **{f"made from: {key}": value for key, value in training.get("pairs", {}).items()},
-        **{f"training: {key}": value for key, value in training.get("config", {}).items() if key not in _SAID},
-        **{f"made with: {key}": value for key, value in config["environment"].items()},
-    }
-    figures = training.get("figures")
-    plain, both = (config["sentence_transformers"][side] for side in ("queries", "documents"))
-    what = "through a LoRA adapter" if config["lora_rank"] else "every layer of the language model"
-    taught = _TAUGHT.format(**config["documents"]) if config["documents"] else ""
-    text = _CARD.format(
-        library="library_name: sentence-transformers\n" if plain else "",
-        tag="sentence-transformers, " if plain else "",
-        how="found in closed form" if training.get("method") == "closed form" else "trained",
-        decodes="; an embedding's soft prompt decodes to text" if config["decodes"] else "",
-        decoding=_DECODING if config["decodes"] else "",
-        plain=(_PLAIN.format(documents=_PLAIN_DOCUMENTS if both else "") if plain else _NOT_PLAIN.format(what=what))
-        + taught
-        + (_QUERIES_ONLY if plain and not both else ""),
-        backbone=name,
-        base_model=f"base_model: {backbone['name']}\n" if is_hub_id else "",
-        tokens=config["thought"] + config["compression"],
-        dim=config["dim"],
-        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
-        figures=_figures(training.get("step"), figures) if figures else "",
+def write_card(folder: Path, record: Record) -> None:
+    """Writes README.md from the checkpoint's record."""
+    plain, training = record.sentence_transformers, record.training
+    name = record.backbone.name
+    is_hub_id = "/" in name and not Path(name).is_absolute()
+    card = ModelCard.from_template(
+        ModelCardData(
+            base_model=name if is_hub_id else None,
+            library_name="sentence-transformers" if plain.queries else None,
+            pipeline_tag="feature-extraction",
+            tags=[
+                "foresay",
+                *(["sentence-transformers"] if plain.queries else []),
+                "feature-extraction",
+                "llm2vec-gen",
+            ],
+        ),
+        template_path=str(_TEMPLATE),
+        backbone=Path(name).name,
+        tokens=record.thought + record.compression,
+        dim=record.dim,
+        how=_HOW[training.method],
+        decodes=record.decodes,
+        plain=plain.queries,
+        plain_documents=plain.documents,
+        unusual="through a LoRA adapter" if record.lora_rank else "every layer of the language model",
+        teacher=record.documents.name if record.documents else None,
+        facts=list(_facts(record).items()),
+        step=training.step,
+        metrics=[
+            (f"{training.metrics[shown]:.4g}", what) for shown, what in _SHOWN.items() if shown in training.metrics
+        ],
     )
-    (folder / "README.md").write_text(text)
+    card.save(folder / "README.md")
+
+
+def _facts(record: Record) -> dict[str, object]:
+    backbone, training = record.backbone, record.training
+    revision = backbone.revision or "not pinned"
+    return {
+        "backbone": f"{Path(backbone.name).name}, revision {revision}, {backbone.dtype}",
+        "special tokens": f"{record.thought} thought, {record.compression} compression",
+        "template": record.template,
+        "readout": record.readout,
+        "shorter embeddings": ", ".join(map(str, record.dims)) or "none",
+        "documents are embedded by": record.documents.name if record.documents else "the checkpoint",
+        "longest input": f"{record.max_tokens} tokens",
+        "prompt for a query": _quoted(record.prompts["query"]),
+        "prompt for a document": "none" if record.documents else _quoted(record.prompts["document"]),
+        "prompts for tasks of mteb": len(record.prompts) - 2,
+        **{f"made from: {key}": value for key, value in training.pairs.items()},
+        **{f"training: {key}": value for key, value in training.config.items() if key not in _SAID},
+        **{f"made with: {key}": value for key, value in record.environment.items()},
+    }
 
 
 def _quoted(prompt: str) -> str:
     return f"`{prompt}`" if prompt else "none"
-
-
-def _figures(step: int | None, figures: dict[str, float]) -> str:
-    rows = "\n".join(f"| {figures[name]:.4g} | {what} |" for name, what in _SHOWN.items() if name in figures)
-    title = "Figures:" if step is None else f"Figures of step {step}:"
-    return f"{title}\n\n| | |\n|---|---|\n{rows}\n"

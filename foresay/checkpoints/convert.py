@@ -4,7 +4,7 @@
     encoder/adapter_*            PEFT TrainableTokens adapter: the special tokens
     reconstruction_mlp, alignment_mlp   pickles, each a state_dict and a config
 
-What a reader would get wrong: the heads are pickles, and a pickle can run code. They are read with
+Careful: the heads are pickles, and a pickle can run code. They are read with
 `weights_only`, which loads tensors and plain containers and refuses everything else.
 """
 
@@ -23,7 +23,10 @@ from ..encoder import Encoder
 from ..errors import CheckpointError
 from ..model import Model
 from ..prompts import EVALUATION
-from .checkpoint import find, save
+from .export.sentence_transformers import export
+from .folder import find
+from .record import Training
+from .save import save
 
 PROMPTS = {
     **EVALUATION,
@@ -70,7 +73,8 @@ def convert(path: str | Path, output: Path, *, backbone: str | Backbone | None =
         }
     )
     encoder = Encoder(model, prompts=PROMPTS, max_tokens=int(config.get("max_input_length", 512)))
-    save(output, encoder, {"pairs": {"converted from": str(path)}})
+    save(output, encoder, Training("conversion", pairs={"converted from": str(path)}))
+    export(output, encoder)
     return encoder
 
 

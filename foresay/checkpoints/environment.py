@@ -2,7 +2,7 @@
 
 In: the device of a backbone. Out: a flat record, kept in checkpoints and beside scores, so that a figure which does not
 come out again can be held against what made it.
-What a reader would get wrong: nothing here names a machine, a user or a path; records are published.
+Careful: nothing here names a machine, a user or a path; records are published.
 """
 
 import os

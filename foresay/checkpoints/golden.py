@@ -1,21 +1,18 @@
 """Golden vectors: what a checkpoint gives for a few texts, stored with it, so that any machine can tell that it agrees.
 
 In: an encoder, or the vectors that were stored. Out: vectors, and how far other ways of computing them are off.
-What a reader would get wrong: a backend that differs in its kernels alone differs too; `TOLERANCE` says by how much.
+Careful: a backend that differs in its kernels alone differs too; `TOLERANCE` says by how much.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from ..encoder import Array, Encoder
 
-GOLDEN = "golden.safetensors"
 GOLDEN_TEXTS = (
     "What does frugal mean?",
     "How is whooping cough passed from one person to another?",
@@ -69,21 +66,6 @@ def recompute(encoder: Encoder, golden: Mapping[str, Tensor]) -> dict[str, tuple
     }
     if "documents" in golden:
         computed["foresay, documents"] = ("documents", encoder.encode_document(texts))
-    return computed
-
-
-def recompute_plain(
-    folder: Path, encoder: Encoder, golden: Mapping[str, Tensor], *, queries: bool, documents: bool
-) -> dict[str, tuple[str, Array]]:
-    """The same by plain sentence-transformers, on the encoder's device and in its number type, as far as it can."""
-    if not queries:
-        return {}
-    backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
-    plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
-    computed = {"sentence-transformers": ("embeddings", plain.encode(texts, show_progress_bar=False))}
-    if documents and "documents" in golden:
-        found = plain.encode_document(texts, show_progress_bar=False)
-        computed["sentence-transformers, documents"] = ("documents", found)
     return computed
 
 

@@ -21,7 +21,7 @@ from .running import calm_libraries
 def verify(checkpoint: str, device: str, dtype: str) -> None:
     """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
     calm_libraries()
-    from ..checkpoints.checkpoint import verify as run
+    from ..checkpoints.verify import verify as run
 
     for verdict in run(checkpoint, device=device, dtype=dtype):
         click.echo(f"{verdict.way:33} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
@@ -41,7 +41,7 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
 def bundle(checkpoint: str, output: Path, device: str) -> None:
     """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
     calm_libraries()
-    from ..checkpoints.checkpoint import bundle as run
+    from ..checkpoints.bundle import bundle as run
 
     whole = "self-contained" if run(checkpoint, output, device=device) else "holds all but the teacher of its documents"
     click.echo(f"{output}: {whole}; check it with: foresay verify {output}")

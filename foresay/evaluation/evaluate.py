@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backbone import Backbone
-from ..checkpoints.checkpoint import find, read_config
+from ..checkpoints.folder import find
+from ..checkpoints.record import Record
 from ..config import EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
@@ -113,8 +114,8 @@ def _encoders(checkpoints: Sequence[str], config: EvaluateConfig) -> list[Encode
     backbones: dict[tuple[str, str | None], Backbone] = {}
     encoders = []
     for place in checkpoints:
-        described = read_config(find(place))["backbone"]
-        name = described["name"], described["revision"]
+        described = Record.load(find(place)).backbone
+        name = described.name, described.revision
         encoder = Encoder.from_pretrained(place, backbone=backbones.get(name), device=config.device, dtype=config.dtype)
         backbones[name] = encoder.model.backbone
         encoders.append(encoder)

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from ..backbone import Backbone
-from ..checkpoints.checkpoint import find, read_config
+from ..checkpoints.folder import find
+from ..checkpoints.record import Record
 from ..config import TeachConfig
 from ..errors import InputError
 from ..teachers.llm2vec import LLM2VecTeacher
@@ -31,7 +32,7 @@ def teacher_of(checkpoint: str | Path, backbone: Backbone, device: str = "auto",
     Raises:
         InputError: if the checkpoint does not say and `name` is not given, or the teacher there is another one.
     """
-    pairs = read_config(find(checkpoint))["training"].get("pairs", {})
+    pairs = Record.load(find(checkpoint)).training.pairs
     recorded = pairs.get("teacher")
     if name is None and recorded is None:
         raise InputError(f"{checkpoint} does not say which teacher it was trained on; name it: --teacher NAME")

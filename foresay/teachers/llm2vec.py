@@ -28,7 +28,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, WordWeig
 from .. import __version__
 from ..backbone import Backbone, same_backbone
 from ..batching import Budget, run_by_length
-from ..checkpoints.sentence_transformers import transformer_config, write_library_config, write_modules, write_tokenizer
+from ..checkpoints.export.layout import transformer_config, write_library_config, write_modules, write_tokenizer
 from ..config import TeachConfig
 from ..errors import InputError
 from ..files import read_json, write_json

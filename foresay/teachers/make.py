@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..backbone import Backbone, check_texts
-from ..checkpoints.checkpoint import appear
+from ..checkpoints.folder import appear
 from ..config import TeacherConfig
 from ..data.queries import Progress
 from ..errors import BackboneError, InputError

@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..backbone import Backbone
-from ..checkpoints import checkpoint
+from ..checkpoints.export.sentence_transformers import export
+from ..checkpoints.record import Training
+from ..checkpoints.save import save
 from ..config import FitConfig
 from ..data.pairs import Pairs, nearness, untrained
 from ..encoder import Encoder
@@ -43,7 +45,7 @@ def fit(
     rows, held = pairs.split(config)
     found = ridge(encoder, pairs.queries, pairs.targets, rows, held, progress)
     start_from(encoder.model, found)
-    figures = {"held_out_rows": len(held), "penalty": found.penalty, **nearness(encoder, pairs, held)}
-    record = {"method": "closed form", "config": asdict(config), "pairs": pairs.origin, "figures": figures}
-    checkpoint.save(output, encoder, record)
+    metrics = {"held_out_rows": len(held), "penalty": found.penalty, **nearness(encoder, pairs, held)}
+    save(output, encoder, Training("closed form", asdict(config), pairs.origin, metrics=metrics))
+    export(output, encoder)
     return encoder

@@ -19,7 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..checkpoints import checkpoint
+from ..checkpoints.export.sentence_transformers import export
+from ..checkpoints.load import load_weights
+from ..checkpoints.record import Training
+from ..checkpoints.save import save
 from ..config import TrainConfig
 from ..data.pairs import Pairs, nearness, untrained
 from ..encoder import Encoder
@@ -240,7 +243,7 @@ class _Run:
             save_file(self._optimizer_tensors(), draft / "optimizer.safetensors")
             write_json(draft / STATE, {"step": self.step, "best": self.best})
 
-        checkpoint.save(folder, self.encoder, self._record(self.step, figures), plain=False, extra=extra)
+        save(folder, self.encoder, self._record(self.step, figures), documents=False, extra=extra)
 
     def finish(self) -> Encoder:
         """Puts the best step into the output folder itself, with the curves."""
@@ -248,21 +251,22 @@ class _Run:
 
         def write() -> None:
             draw_curves(self.states.metrics, self.states.folder / "curves.png", self.config.alignment)
-            checkpoint.save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
+            save(self.output, self.encoder, self._record(self.best["step"], self.best["figures"]))
+            export(self.output, self.encoder)
 
         self._load_weights(self.best["step"])
         self.processes.copy_first(self.model.state_dict().values())
         self.processes.from_first(write)
         return self.encoder
 
-    def _record(self, step: int, figures: Figures) -> dict[str, Any]:
+    def _record(self, step: int, figures: Figures) -> Training:
         held = {"held_out_rows": len(self.held), **figures}
-        return {"config": asdict(self.config), "pairs": self.pairs.origin, "step": step, "figures": held}
+        return Training("training", asdict(self.config), self.pairs.origin, step, held)
 
     def _load_weights(self, step: int) -> None:
         """Weights of a saved step, in the first process: the others may stand on another machine."""
         if self.processes.first:
-            checkpoint.load_weights(self.model, self.states.path(step))
+            load_weights(self.model, self.states.path(step))
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {

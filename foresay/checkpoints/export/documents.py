@@ -1,114 +1,28 @@
-"""Both sides of a checkpoint whose documents a teacher embeds, as one model of plain sentence-transformers.
+"""The teacher that embeds a checkpoint's documents as a folder of plain sentence-transformers.
 
-In: an encoder. Out: a folder for each side, which the library opens by itself too, and what makes one of them:
-
-    modules.json, router_config.json    a Router: encode_document goes to document/, all else to query/
-    query/                              what plain.py writes
-    document/                           the teacher, its weights by name, or whole in a bundle
-
-What a reader would get wrong: how weights go by name. The library follows an adapter to its base model, and nothing
-else to anything; so for a teacher that is no adapter one is written, which adds 0 to the input embedding.
+In: a teacher. Out: a folder with its weights by name, or whole in a bundle.
+Careful: how weights go by name. The library follows an adapter to its base model, and nothing else to anything; so for
+a teacher that is no adapter one is written, which adds 0 to the input embedding.
 """
 
 import json
-import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
+from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.util import load_file_path
 from torch import Tensor, nn
 
-from ..config import TeachConfig
-from ..encoder import Encoder
-from ..files import read_json, write_json
-from ..teachers.bidirectional import ADAPTER_WEIGHTS
-from ..teachers.llm2vec import LLM2VecTeacher, load, write_layout, write_mean
-from ..teachers.teach import SelfTeacher, SentenceTransformerTeacher, Teacher
-from .sentence_transformers import (
-    COPY,
-    name_of,
-    transformer_config,
-    write_backbone,
-    write_library_config,
-    write_modules,
-    write_plain,
-)
-
-logger = logging.getLogger(__name__)
-
-QUERY, DOCUMENT = "query", "document"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a checkpoint's folder holds besides its own weights.
-
-    Attributes:
-        plain: whether plain sentence-transformers opens it,
-        documents: and embeds documents as it should.
-        backbone, teacher: whether they are in it.
-    """
-
-    plain: bool = False
-    documents: bool = False
-    backbone: bool = False
-    teacher: bool = False
-
-
-def write_models(folder: Path, encoder: Encoder, *, with_backbone: bool) -> Parts:
-    """Writes what plain sentence-transformers opens, as far as its modules can express the model, and copies if asked.
-
-    A checkpoint that embeds its documents itself is one model, in the folder itself.
-    """
-    if encoder.document_teacher is None:
-        plain, copied = _write_queries(folder, encoder, encoder.prompts, with_backbone)
-        return Parts(plain, documents=plain, backbone=copied)
-    prompts = {name: text for name, text in encoder.prompts.items() if not name.endswith("document")}
-    (folder / QUERY).mkdir()
-    plain, copied = _write_queries(folder / QUERY, encoder, prompts, with_backbone)
-    written = False
-    if plain or with_backbone:
-        rotation = None if encoder.document_teacher.turned else encoder.model.rotation
-        written = write_teacher(folder / DOCUMENT, encoder.load_document_teacher(), rotation, whole=with_backbone)
-        if not written:
-            name = encoder.document_teacher.name
-            logger.warning("%s does not go into the folder; plain sentence-transformers embeds queries alone", name)
-    if plain:
-        write_router(folder, [QUERY, DOCUMENT] if written else [QUERY], prompts)
-    return Parts(plain, plain and written, copied, written and with_backbone)
-
-
-def _write_queries(folder: Path, encoder: Encoder, prompts: dict[str, str], with_backbone: bool) -> tuple[bool, bool]:
-    """Whether the folder opens in the plain library, and whether it holds a copy of the backbone."""
-    model = encoder.model
-    if not model.every_layer and not model.adapter:
-        longest = encoder.max_tokens
-        return True, write_plain(folder, model, prompts=prompts, max_tokens=longest, with_backbone=with_backbone)
-    if with_backbone:
-        write_backbone(folder / COPY, model.backbone)
-    return False, with_backbone
-
-
-def write_router(folder: Path, routes: list[str], prompts: dict[str, str]) -> None:
-    """Writes what makes one model of the folders `routes`; a text that is neither query nor document takes the first.
-
-    Each is a SentenceTransformer of its own: only as such has a module with an adapter a folder that is the root.
-    """
-    router = {
-        "types": dict.fromkeys(routes, "sentence_transformers.SentenceTransformer"),
-        "structure": {route: [route] for route in routes},
-        "parameters": {"default_route": routes[0], "allow_empty_key": False},
-    }
-    write_json(folder / Router.config_file_name, router)
-    entry = {"idx": 0, "name": "0", "path": "", "type": f"{Router.__module__}.{Router.__name__}"}
-    write_json(folder / "modules.json", [entry])
-    write_library_config(folder, prompts)
+from ...config import TeachConfig
+from ...files import read_json, write_json
+from ...teachers.bidirectional import ADAPTER_WEIGHTS
+from ...teachers.llm2vec import LLM2VecTeacher, load, write_layout, write_mean
+from ...teachers.teach import SelfTeacher, SentenceTransformerTeacher, Teacher
+from .layout import name_of, transformer_config, write_library_config, write_modules
 
 
 def write_teacher(folder: Path, teacher: Teacher, rotation: Tensor | None, *, whole: bool) -> bool:

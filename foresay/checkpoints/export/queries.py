@@ -1,0 +1,192 @@
+"""The model itself as modules of plain sentence-transformers: no remote code, and no package of ours.
+
+In: a model, its prompts, its longest input. Out: the files of
+
+    Transformer    the backbone by name, and an adapter with the special tokens as rows of its embedding matrix
+    1_CNN          each compression token's map, as one convolution whose window spans them
+    2_WordWeights  1 on the token in the middle of that window, 0 elsewhere
+    3_Pooling      the mean, of that one place
+
+For the published readout, the mean, `1_Dense` replaces `1_CNN`, and the weights are 1 on every compression token.
+
+Careful: the adapter lies in the folder itself, and no `config.json` may be there. The library passes a module's folder
+on as a folder of the backbone too, and takes a `config.json` beside an adapter for the backbone's own; either way it
+then finds no weights.
+"""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+from peft import TrainableTokensConfig
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import CNN, Pooling, WordWeights
+from torch import Tensor, nn
+
+from ...backbone import OWN_TOKENIZER, Backbone
+from ...files import write_json
+from ...model import Model
+from ..load import COPY
+from .layout import name_of, transformer_config, write_library_config, write_modules, write_tokenizer
+from .special_rows import special_ids
+
+logger = logging.getLogger(__name__)
+
+
+def write_queries(
+    folder: Path, model: Model, *, prompts: dict[str, str], max_tokens: int, with_backbone: bool = False
+) -> bool:
+    """Writes into a checkpoint what plain sentence-transformers needs to give the same embeddings.
+
+    The special tokens move into rows of the embedding matrix that no text can reach. Should the backbone have too
+    few of them, as a Llama 2 has for more than 13 tokens, a copy with a larger matrix is written unasked.
+    Without a copy, the library loads a backbone of the hub at its newest revision: it has no way to pin one.
+
+    Args:
+        folder: a folder that exists; a call overwrites what an earlier one of its kind, with copy or without, wrote.
+        model: the model as trained. Its backbone is only read.
+        prompts: what stands before a text, by name; `query` and `document` serve `encode_query`, `encode_document`.
+        max_tokens: longest input, template and special tokens included.
+        with_backbone: write a copy of the backbone, so that the folder can be moved to another machine.
+
+    Returns:
+        whether the folder holds a copy of the backbone.
+
+    Raises:
+        InputError: if the template and the special tokens alone exceed max_tokens.
+    """
+    model.rows([""], max_tokens)
+    ids = special_ids(model)
+    there = model.backbone.embedding.num_embeddings
+    rows = max(there, *(token + 1 for token in ids))
+    if rows > there and not with_backbone:
+        logger.warning("%s has too few unused tokens: the checkpoint gets a copy of it", model.backbone.name)
+        with_backbone = True
+    home = folder / COPY if with_backbone else folder
+    home.mkdir(exist_ok=True)
+    if with_backbone:
+        _write_copy(home, model, ids, rows)
+    else:
+        _write_adapter(home, model, ids)
+    write_tokenizer(home, model, ids, max_tokens)
+    write_json(home / "sentence_bert_config.json", transformer_config(model.backbone, max_tokens))
+    write_modules(folder, COPY if with_backbone else "", _pooling_modules(model, ids, rows))
+    write_library_config(folder, prompts)
+    return with_backbone
+
+
+# -- the backbone, by name or as a copy ------------------------------------------------------------------
+
+
+def _write_adapter(home: Path, model: Model, ids: list[int]) -> None:
+    """The special tokens as a PEFT adapter; the library loads the backbone without its head, and names start there."""
+    backbone = model.backbone
+    name = name_of(backbone.embedding, backbone.model.base_model)
+    TrainableTokensConfig(
+        base_model_name_or_path=backbone.address,
+        revision=backbone.revision,
+        target_modules=[name],
+        token_indices=ids,
+        inference_mode=True,
+    ).save_pretrained(str(home))
+    weights = {f"base_model.model.{name}.trainable_tokens_delta": model.special_tokens.detach().cpu()}
+    save_file(weights, home / "adapter_model.safetensors")
+
+
+def _write_copy(home: Path, model: Model, ids: list[int], rows: int) -> None:
+    """The whole backbone with the special tokens in its input embedding.
+
+    The head keeps its weights, as an own matrix even where the two were one: else the special tokens would
+    become words that the model can say, and its logits would no longer be the backbone's.
+    """
+    backbone, inner = model.backbone, model.backbone.model
+    head = inner.get_output_embeddings()
+    state = inner.state_dict()
+    for key, value in head.state_dict().items():
+        state[f"{name_of(head, inner)}.{key}"] = _grown(value, rows)
+    table = _grown(backbone.embedding.weight, rows).clone()
+    table[ids] = model.special_tokens.detach().to(table)
+    state[f"{name_of(backbone.embedding, inner)}.weight"] = table
+    inner.save_pretrained(home, state_dict=state)
+    config = copy.deepcopy(inner.config)
+    for part in (config, config.get_text_config()):
+        part.tie_word_embeddings = False
+    config.get_text_config().vocab_size = rows
+    config.save_pretrained(home)
+    backbone.tokenizer.save_pretrained(home / OWN_TOKENIZER)
+
+
+def write_backbone(home: Path, backbone: Backbone) -> None:
+    """The backbone as it is, where the library's layout has no use for a copy."""
+    backbone.model.save_pretrained(home)
+    backbone.tokenizer.save_pretrained(home)
+
+
+def _grown(weight: Tensor, rows: int) -> Tensor:
+    """A matrix with rows added: their mean, so that a head never prefers a new one."""
+    weight, added = weight.detach(), rows - len(weight)
+    if not added:
+        return weight
+    mean = weight.mean(0, keepdim=True, dtype=torch.float32).to(weight.dtype)
+    return torch.cat([weight, mean.expand(added, *weight.shape[1:])])
+
+
+def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]:
+    """From states to the embedding.
+
+    The map comes first: the library casts it to the backbone's number type, and what leaves WordWeights is float32.
+    It is stored in that type, in half the bytes.
+    """
+    vocab = [""] * rows
+    names = {token: f"compression_{i}" for i, token in enumerate(ids[model.thought :])}
+    for token, name in names.items():
+        vocab[token] = name
+    counted = list(names.values())
+    kernel = _kernel(model)
+    alike = bool((kernel == kernel[0]).all())
+    if not alike:
+        counted = [counted[model.compression // 2]]
+    mapped = _dense(model, kernel) if alike else _convolution(model, kernel)
+    return [
+        mapped.to(model.backbone.dtype),
+        WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0),
+        Pooling(model.dim, "mean"),
+    ]
+
+
+def _kernel(model: Model) -> Tensor:
+    """What each compression token's state is multiplied by: (compression, dim, hidden); the sum is the embedding."""
+    weight = model.fused_map()[0].detach().cpu()
+    by_part = weight.view(model.dim, model.parts, -1)
+    return torch.einsum("pt,dph->tdh", by_part.new_tensor(model.mixing), by_part)
+
+
+def _dense(model: Model, kernel: Tensor) -> Dense:
+    """One map for every token, of whose outputs the library takes the mean."""
+    weight, bias = kernel[0] * model.compression, model.fused_map()[1].detach().cpu()
+    return Dense(
+        weight.shape[1],
+        model.dim,
+        activation_function=None,
+        init_weight=weight,
+        init_bias=bias,
+        module_input_name="token_embeddings",
+    )
+
+
+def _convolution(model: Model, kernel: Tensor) -> CNN:
+    """A map for each compression token: around the middle one, the window holds each at its own place.
+
+    The library pads for odd windows only. Behind an even number of tokens the window holds one place more, whose
+    map is 0: padding, or nothing.
+    """
+    window = model.compression + 1 - model.compression % 2
+    cnn = CNN(model.backbone.hidden_size, model.dim, [window])
+    (conv,) = cnn.convs
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, :, : model.compression] = kernel.permute(1, 2, 0)
+        conv.bias.copy_(model.fused_map()[1])
+    return cnn

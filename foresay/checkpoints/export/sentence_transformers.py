@@ -1,0 +1,148 @@
+"""A saved checkpoint to one that plain sentence-transformers opens: `SentenceTransformer(folder)`, no remote code.
+
+In: a folder that `save` wrote. Out: further files in it, and a record that says which sides the library embeds:
+
+    a checkpoint that embeds its documents itself     one model, in the folder itself (queries.py)
+    one whose documents a teacher embeds              modules.json, router_config.json    a Router between two folders:
+                                                      query/                              what queries.py writes
+                                                      document/                           the teacher (documents.py)
+
+Careful: the checkpoint is whole before and after, and at any moment between: the record lists the new files before they
+appear, and says that they work when they are all there.
+"""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from sentence_transformers.base.modules import Router
+
+from ...encoder import Encoder
+from ...errors import CheckpointError
+from ...files import sync, write_json
+from ..card import write_card
+from ..folder import new_draft, remove, settle
+from ..load import COPY, DOCUMENT, QUERY
+from ..record import Exported, Record
+from .documents import write_teacher
+from .layout import write_library_config
+from .queries import write_backbone, write_queries
+
+logger = logging.getLogger(__name__)
+
+
+def export(folder: Path, encoder: Encoder | None = None, *, whole: bool = False, device: str = "auto") -> Record:
+    """Writes what plain sentence-transformers opens, as far as its modules can express the checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        encoder: one of the same backbone and teacher, if they are in memory: they are not loaded again.
+        whole: put copies of backbone and teacher inside.
+        device: to load the backbone on.
+
+    Returns:
+        the record as it is now.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read, or a file that is not the checkpoint's is in the way.
+    """
+    folder = Path(folder)
+    record = Record.load(folder)
+    loaded = Encoder.from_pretrained(folder, backbone=encoder and encoder.model.backbone, device=device)
+    if encoder is not None:
+        loaded.share_teacher(encoder)
+    draft = new_draft(folder)
+    exported, backbone, teacher = _write(draft, loaded, whole or record.backbone.bundled)
+    documents = record.documents and replace(record.documents, bundled=teacher)
+    return _add(
+        draft,
+        folder,
+        replace(
+            record,
+            backbone=replace(record.backbone, bundled=backbone),
+            documents=documents,
+            sentence_transformers=exported,
+        ),
+    )
+
+
+def _add(draft: Path, folder: Path, record: Record) -> Record:
+    """Moves the files of a draft into a checkpoint, whose record becomes `record`."""
+    before = Record.load(folder)
+    names = tuple(sorted(os.listdir(draft)))
+    own = set(before.files) - set(before.sentence_transformers.files)
+    wanted = (*names, "config.json") if "adapter_config.json" in names else names
+    foreign = [name for name in wanted if name not in before.files and (folder / name).exists()]
+    if foreign:
+        remove(draft)
+        raise CheckpointError(
+            f"{folder / foreign[0]} does not belong to the checkpoint and is in the way of its files for plain "
+            "sentence-transformers; move it elsewhere"
+        )
+    settle(draft)
+    every = tuple(sorted({*own, *names, *before.sentence_transformers.files}))
+    replace(before, files=every, sentence_transformers=Exported(files=names)).save(folder)
+    for name in {*before.sentence_transformers.files, *names}:
+        remove(folder / name)
+    for path in draft.iterdir():
+        os.replace(path, folder / path.name)
+    draft.rmdir()
+    record = replace(
+        record,
+        files=tuple(sorted({*own, *names})),
+        sentence_transformers=replace(record.sentence_transformers, files=names),
+    )
+    write_card(folder, record)
+    record.save(folder)
+    sync(folder)
+    return record
+
+
+def _write(draft: Path, encoder: Encoder, whole: bool) -> tuple[Exported, bool, bool]:
+    """Writes the files; which sides the library embeds, and whether backbone and teacher are inside."""
+    if encoder.document_teacher is None:
+        plain, copied = _write_queries(draft, encoder, encoder.prompts, whole)
+        return Exported(plain, plain), copied, False
+    prompts = {name: text for name, text in encoder.prompts.items() if not name.endswith("document")}
+    (draft / QUERY).mkdir()
+    plain, copied = _write_queries(draft / QUERY, encoder, prompts, whole)
+    written = False
+    if plain or whole:
+        rotation = None if encoder.document_teacher.turned else encoder.model.rotation
+        written = write_teacher(draft / DOCUMENT, encoder.load_document_teacher(), rotation, whole=whole)
+        if not written:
+            name = encoder.document_teacher.name
+            logger.warning("%s does not go into the folder; plain sentence-transformers embeds queries alone", name)
+    if plain:
+        _write_router(draft, [QUERY, DOCUMENT] if written else [QUERY], prompts)
+    if not os.listdir(draft / QUERY):
+        (draft / QUERY).rmdir()
+    return Exported(plain, plain and written), copied, written and whole
+
+
+def _write_queries(folder: Path, encoder: Encoder, prompts: dict[str, str], whole: bool) -> tuple[bool, bool]:
+    """Whether the folder opens in the plain library, and whether it holds a copy of the backbone."""
+    model = encoder.model
+    if not model.every_layer and not model.adapter:
+        longest = encoder.max_tokens
+        return True, write_queries(folder, model, prompts=prompts, max_tokens=longest, with_backbone=whole)
+    if whole:
+        write_backbone(folder / COPY, model.backbone)
+    return False, whole
+
+
+def _write_router(folder: Path, routes: list[str], prompts: dict[str, str]) -> None:
+    """Writes what makes one model of the folders `routes`; a text that is neither query nor document takes the first.
+
+    Each is a SentenceTransformer of its own: only as such has a module with an adapter a folder that is the root.
+    """
+    router = {
+        "types": dict.fromkeys(routes, "sentence_transformers.SentenceTransformer"),
+        "structure": {route: [route] for route in routes},
+        "parameters": {"default_route": routes[0], "allow_empty_key": False},
+    }
+    write_json(folder / Router.config_file_name, router)
+    entry = {"idx": 0, "name": "0", "path": "", "type": f"{Router.__module__}.{Router.__name__}"}
+    write_json(folder / "modules.json", [entry])
+    write_library_config(folder, prompts)

@@ -1,0 +1,54 @@
+"""Whether a checkpoint gives its golden vectors on this machine, by every way that it can be used here.
+
+In: a checkpoint. Out: a verdict a way, or a `VerifyError`.
+"""
+
+from pathlib import Path
+
+from ..encoder import Array, Encoder
+from ..errors import VerifyError
+from .folder import find, read_tensors
+from .golden import GOLDEN_TEXTS, TOLERANCE, Verdict, distance, recompute
+from .record import GOLDEN, Exported, Record
+
+
+def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> list[Verdict]:
+    """Recomputes the golden vectors by every way this machine has.
+
+    Returns:
+        one verdict a way: batched, one text at a time, soft prompts, the teacher's documents where it embeds them,
+        and plain sentence-transformers where it can.
+
+    Raises:
+        VerifyError: if one of them disagrees, naming it and the distance.
+        CheckpointError: if the checkpoint cannot be read.
+    """
+    folder = find(path)
+    record, golden = Record.load(folder), read_tensors(folder / GOLDEN)
+    encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
+    used = encoder.model.backbone.number_type
+    tolerance = max(TOLERANCE[used], TOLERANCE[record.backbone.dtype])
+    computed = recompute(encoder, golden)
+    if record.sentence_transformers.queries:
+        computed |= _recompute_plain(folder, encoder, record.sentence_transformers, documents="documents" in golden)
+    verdicts = [Verdict(way, distance(found, golden[name]), tolerance) for way, (name, found) in computed.items()]
+    wrong = [verdict for verdict in verdicts if not verdict.agrees]
+    if wrong:
+        listed = "; ".join(f"{v.way} is off by {v.distance:.2g}, allowed {v.tolerance:.2g}" for v in wrong)
+        raise VerifyError(f"{folder} does not give its golden vectors here ({used}): {listed}; do not use it here")
+    return verdicts
+
+
+def _recompute_plain(
+    folder: Path, encoder: Encoder, exported: Exported, *, documents: bool
+) -> dict[str, tuple[str, Array]]:
+    """Golden vectors by plain sentence-transformers, on the encoder's device and in its dtype."""
+    from sentence_transformers import SentenceTransformer  # seconds, and only this way needs it
+
+    backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
+    plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
+    computed = {"sentence-transformers": ("embeddings", plain.encode(texts, show_progress_bar=False))}
+    if documents and exported.documents:
+        found = plain.encode_document(texts, show_progress_bar=False)
+        computed["sentence-transformers, documents"] = ("documents", found)
+    return computed

@@ -1,0 +1,87 @@
+"""Who imports whom: no cycles, lazy imports counted, and a checkpoint loads without what only others need."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import foresay
+
+ROOT = Path(foresay.__file__).parent
+
+
+def _module(path: Path) -> str:
+    parts = ["foresay", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _graph(files: dict[str, ast.Module], packages: set[str]) -> dict[str, set[str]]:
+    """The modules that each one imports, anywhere in it, even for its types alone."""
+    graph: dict[str, set[str]] = {}
+    for name, tree in files.items():
+        wanted = graph.setdefault(name, set())
+        package = name if name in packages else name.rpartition(".")[0]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                for alias in node.names:
+                    inner = f"{base}.{alias.name}"
+                    wanted.add(inner if inner in files else base)
+        wanted &= files.keys()
+        wanted.discard(name)
+    return graph
+
+
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle, in order; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for wanted in sorted(graph[name]):
+            if found := walk(wanted, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := walk(name, []))), [])
+
+
+def test_no_cycles() -> None:
+    """The package's own `__init__`, which names everything, is not part of the graph."""
+    paths = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+    files = {_module(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    graph = _graph(files, {_module(path) for path in paths if path.name == "__init__.py"})
+    assert len(graph) > 60 and "foresay.encoder" in graph["foresay.checkpoints.save"]
+    assert _cycle(graph) == []
+
+
+def test_a_lazy_cycle_is_found() -> None:
+    """One import at the top, one inside a function, one relative and for types."""
+    files = {
+        "foresay.a": ast.parse("from . import b"),
+        "foresay.b": ast.parse("def f():\n    import foresay.c.d"),
+        "foresay.c": ast.parse(""),
+        "foresay.c.d": ast.parse("if TYPE_CHECKING:\n    from ..a import X"),
+    }
+    assert _cycle(_graph(files, {"foresay.c"})) == ["foresay.a", "foresay.b", "foresay.c.d", "foresay.a"]
+
+
+@pytest.mark.parametrize("module", ["foresay.encoder", "foresay.checkpoints.load", "foresay.checkpoints.save"])
+def test_a_checkpoint_loads_without_what_others_need(module: str) -> None:
+    """No exporter, no PEFT, no sentence-transformers."""
+    script = (
+        f"import sys, {module}\n"
+        "print([n for n in sys.modules if n.startswith(('peft', 'sentence_transformers', 'foresay.checkpoints.export', "
+        "'foresay.teachers'))])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
