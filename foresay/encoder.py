@@ -126,7 +126,9 @@ class Encoder:
             max_tokens=record.max_tokens,
             dims=record.dims,
             decodes=record.decodes,
-            document_teacher=taught and DocumentTeacher(taught.name, taught.revision, taught.max_tokens, taught.turned),
+            document_teacher=None
+            if taught is None
+            else DocumentTeacher(taught.name, taught.revision, taught.max_tokens, taught.turned),
         )
 
     @property

@@ -54,8 +54,8 @@ def _saved(tmp_path: Path) -> dict[str, Any]:
     return found
 
 
-FREE = {("foresay_version",)}
-"""For people alone."""
+FREE = {("foresay_version",), ("format",), ("format_version",)}
+"""Checked on their own."""
 OPEN = {("prompts",), ("environment",), ("training", "config"), ("training", "pairs"), ("training", "metrics")}
 """Dictionaries with keys of their own."""
 

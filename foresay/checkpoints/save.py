@@ -12,9 +12,11 @@ open is written afterwards, by `export`.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from safetensors.torch import save_file
 
+from ..config import Readout, Template
 from ..encoder import Encoder
 from .card import write_card
 from .environment import environment
@@ -71,16 +73,18 @@ def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Re
         compression=model.compression,
         hidden=backbone.hidden_size,
         dim=model.dim,
-        template=model.template,
+        template=cast(Template, model.template),
         prefix_ids=tuple(model.prefix_ids),
         suffix_ids=tuple(model.suffix_ids),
-        readout=model.readout,
+        readout=cast(Readout, model.readout),
         lora_rank=model.adapter.rank if model.adapter else 0,
         dims=encoder.dims,
         decodes=encoder.decodes,
         max_tokens=encoder.max_tokens,
         prompts=encoder.prompts,
-        documents=teacher and DocumentsRecord(teacher.name, teacher.revision, teacher.max_tokens, teacher.turned),
+        documents=None
+        if teacher is None
+        else DocumentsRecord(teacher.name, teacher.revision, teacher.max_tokens, teacher.turned),
         sentence_transformers=Exported(),
         training=training,
         environment=environment(backbone.device),

@@ -49,18 +49,19 @@ def export(folder: Path, encoder: Encoder | None = None, *, whole: bool = False,
     """
     folder = Path(folder)
     record = Record.load(folder)
-    loaded = Encoder.from_pretrained(folder, backbone=encoder and encoder.model.backbone, device=device)
+    backbone = None if encoder is None else encoder.model.backbone
+    loaded = Encoder.from_pretrained(folder, backbone=backbone, device=device)
     if encoder is not None:
         loaded.share_teacher(encoder)
     draft = new_draft(folder)
-    exported, backbone, teacher = _write(draft, loaded, whole or record.backbone.bundled)
-    documents = record.documents and replace(record.documents, bundled=teacher)
+    exported, copied, taught = _write(draft, loaded, whole or record.backbone.bundled)
+    documents = record.documents and replace(record.documents, bundled=taught)
     return _add(
         draft,
         folder,
         replace(
             record,
-            backbone=replace(record.backbone, bundled=backbone),
+            backbone=replace(record.backbone, bundled=copied),
             documents=documents,
             sentence_transformers=exported,
         ),
