@@ -15,20 +15,22 @@ multiplies its embeddings by; `soft_prompt` is what the first layer receives, *b
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from .adapter import Adapter
 from .backbone import Backbone
 from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
 from .cross_entropy import chunked_cross_entropy
 from .errors import InputError
 from .readouts import find as find_readout
 from .readouts import gather
+
+if TYPE_CHECKING:
+    from .adapter import Adapter
 
 
 class Model(nn.Module):
@@ -98,7 +100,7 @@ class Model(nn.Module):
         self.spread: Tensor
         self.rotation: Tensor | None
         self._cached_map: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
-        self.adapter = Adapter(backbone, lora_rank, seed) if lora_rank else None
+        self.adapter = _adapter(backbone, lora_rank, seed) if lora_rank else None
         self.to(backbone.device)
 
     @property
@@ -376,6 +378,12 @@ def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:
     """Random rows with the mean and spread of the embedding matrix: a start the frozen layers are used to."""
     sample = matrix.detach()[: 1 << 16].float().cpu()
     return sample.mean(0) + sample.std(0) * torch.randn(rows, sample.shape[1])
+
+
+def _adapter(backbone: Backbone, rank: int, seed: int) -> "Adapter":
+    from .adapter import Adapter  # brings in PEFT, which the method itself does without
+
+    return Adapter(backbone, rank, seed)
 
 
 def _expand(cache: DynamicCache, batch: int) -> DynamicCache:
