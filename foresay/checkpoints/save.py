@@ -16,7 +16,7 @@ from typing import cast
 
 from safetensors.torch import save_file
 
-from ..config import Readout, Template
+from ..config import Template
 from ..encoder import Encoder
 from .card import write_card
 from .environment import environment
@@ -76,7 +76,7 @@ def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Re
         template=cast(Template, model.template),
         prefix_ids=tuple(model.prefix_ids),
         suffix_ids=tuple(model.suffix_ids),
-        readout=cast(Readout, model.readout),
+        readout=model.readout,
         lora_rank=model.adapter.rank if model.adapter else 0,
         dims=encoder.dims,
         decodes=encoder.decodes,
