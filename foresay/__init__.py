@@ -35,7 +35,7 @@ _HOMES = {
     "Model": "model",
     "Pairs": "data.pairs",
     "RespondConfig": "config",
-    "Targets": "teachers.teach",
+    "Targets": "data.targets",
     "TeachConfig": "config",
     "TeacherConfig": "config",
     "TrainConfig": "config",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.responses import read_responses as read_responses
+    from .data.targets import Targets as Targets
     from .encoder import Encoder as Encoder
     from .engines.respond import respond as respond
     from .errors import ForesayError as ForesayError
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from .integrations.sentence_transformers import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
     from .teachers.make import make_teacher as make_teacher
-    from .teachers.teach import Targets as Targets
     from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach
     from .training.fit import fit as fit

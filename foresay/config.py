@@ -17,6 +17,7 @@ Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Documents = Literal["checkpoint", "teacher"]
 Alignment = Literal["mse", "cosine"]
+Of = Literal["response", "query"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -165,6 +166,10 @@ class TeachConfig(Options):
     query_weight: Annotated[
         float, "Share of the query's own vector in the target: 0 as published, up to 1 for the query alone."
     ] = 0.0
+    of: Annotated[Of, "What to embed: the responses, or the queries alone (a baseline: then nothing is foreseen)."] = (
+        "response"
+    )
+    average: Annotated[bool, "Let all responses to one query share the mean of their vectors."] = False
 
     def __post_init__(self) -> None:
         """Checks ranges."""

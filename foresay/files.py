@@ -2,19 +2,24 @@
 
 In: rows, dictionaries. Out: a `Journal` that a later run continues, `write_json` and `read_json` for manifests,
 `file_hash` and `differences` to tell a stale file from a fresh one.
-What a reader would get wrong: only the *last* line of a journal may be torn, since every batch is one write
-behind a finished one. A torn line further up is damage, and is an error rather than a silent gap.
+Be careful: only the *last* line of a journal may be torn, since every batch is one write after a finished one. A torn
+line further up is damage, and is an error rather than a silent gap. A full disk, a folder that cannot be written and
+the like become a `DataError` here (`writing`), and leave what was there as it was.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import mmap
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from .errors import DataError
 
@@ -24,6 +29,64 @@ except ImportError:  # Windows has no flock; not to start two writers is up to t
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+
+_UNWRITABLE = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the quota is used up; free some space",
+    errno.EFBIG: "the file system takes no larger file; use another one",
+    errno.EROFS: "the file system is read-only; use another place",
+    errno.EACCES: "no permission to write there; use another place",
+    errno.EPERM: "no permission to write there; use another place",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of the path is a file; name another place",
+    errno.EEXIST: "a part of the path is a file; name another place",
+    errno.ENAMETOOLONG: "the name is too long; use a shorter one",
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the reasons why nothing can be written into one line that says what to do; others pass.
+
+    Raises:
+        DataError: for a full disk, a folder without permission and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _UNWRITABLE.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise DataError(f"cannot write {path}: {advice}, then repeat the command") from error
+
+
+def check_output(path: Path) -> None:
+    """Fails now if a file could not be written at a path later; makes its folder.
+
+    Raises:
+        DataError: if the path is a folder, or the folder cannot be made or written.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("r+b").close()
+        else:
+            probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+            probe.touch()
+            probe.unlink()
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Fails now if a folder has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder} needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB; free some space, then "
+            "repeat the command"
+        )
 
 
 class Journal:
@@ -36,8 +99,9 @@ class Journal:
             DataError: if another process is writing it.
         """
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
         try:
             self._lock()
             self._repair()
@@ -61,16 +125,41 @@ class Journal:
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Line numbers and rows that the file already holds; DataError at a damaged line."""
-        self._file.seek(0)
-        return strict_rows(self._file, self.path)
+        return ((number, row) for number, _, row in self.places())
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows in one write, and returns when they are on the disk."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if lines:
-            self._file.write(lines.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+    def places(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Line numbers, offsets in bytes and rows; DataError at a damaged line."""
+        with self.path.open("rb") as file:
+            yield from _strict_places(file, self.path)
+
+    def row_at(self, offset: int) -> dict[str, Any]:
+        """The row that begins at an offset which `places` or `append` gave."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            row = load_object(file.readline())
+        if row is None:
+            raise DataError(f"{self.path} has changed while it was being written; repeat the command")
+        return row
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Adds rows, and returns when they are on the disk. Where they do not fit, none is added.
+
+        Returns:
+            the offset at which each row begins.
+        """
+        lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+        start = len(self)
+        data = memoryview(b"".join(lines))
+        try:
+            with writing(self.path):
+                while data:
+                    data = data[self._file.write(data) :]
+                if lines:
+                    os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(start)  # shrinking a file needs no space
+            raise
+        return list(accumulate(map(len, lines[:-1]), initial=start)) if lines else []
 
     def _lock(self) -> None:
         if fcntl is None:
@@ -102,8 +191,13 @@ def load_object(line: str | bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def strict_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def strict_rows(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and rows of a JSON lines file in which every line has to be whole."""
+    return ((number, row) for number, _, row in _strict_places(file, path))
+
+
+def _strict_places(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    offset = 0
     for number, line in enumerate(file, 1):
         row = load_object(line)
         if row is None:
@@ -111,19 +205,30 @@ def strict_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, dict[str, Any
                 f"{path}, line {number} is not a whole JSON object; delete that line, then repeat the command "
                 "that wrote the file: it fills the gap"
             )
-        yield number, row
+        yield number, offset, row
+        offset += len(line)
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes a JSON file in one move: a reader, or a kill, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write instead of `path`, which it replaces in one move; after an error nothing has changed."""
     part = path.with_name(path.name + ".tmp")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-    sync(part)
-    os.replace(part, path)
-    sync(path.parent)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -143,11 +248,16 @@ def as_json(value: object) -> Any:  # noqa: ANN401 - whatever it is
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; DataError if it is missing or damaged."""
-    row = load_object(path.read_bytes()) if path.is_file() else None
-    if row is None:
-        raise DataError(f"{path} is missing or damaged; delete it and what it describes, and repeat the command")
-    return row
+    """The object in a JSON file; DataError, with the line of a syntax error, if there is none."""
+    if not path.is_file():
+        raise DataError(f"there is no {path}; repeat the command that makes it, or name another place")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}; repair it, or make it again as it was made") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds a {type(found).__name__}; expected a JSON object")
+    return found
 
 
 def file_hash(path: Path) -> str:

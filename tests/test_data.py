@@ -1,6 +1,7 @@
 """Reading queries and responses, and the journal that a kill cannot break."""
 
 import csv
+import errno
 import gzip
 import json
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from foresay.data.queries import Query, Reject, content_id, read_queries
 from foresay.data.responses import Response, read_responses
 from foresay.errors import DataError
-from foresay.files import Journal, differences, file_hash, read_json, write_json
+from foresay.files import Journal, check_output, check_space, differences, file_hash, read_json, write_json
 
 TEXTS = ["What is a fox?", 'She said "no", twice', "Ça coûte 3 €\u2028日本語 🙂", "<|im_end|> \\n is text"]
 
@@ -342,6 +343,38 @@ def test_two_writers(tmp_path: Path) -> None:
     assert path.read_text() == '{"i": 1}\n'
 
 
+def test_a_write_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is one line, and the rows before it are whole."""
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        assert journal.append([{"i": 0}, {"i": "ä"}]) == [0, 9]
+        assert journal.row_at(9) == {"i": "ä"}
+
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(DataError, match=r"cannot write .*j.jsonl: the disk is full; free some space, then repeat"):
+            journal.append([{"i": 2}])
+        with pytest.raises(DataError, match="the disk is full"):
+            write_json(tmp_path / "m.json", {})
+    assert path.read_text(encoding="utf-8") == '{"i": 0}\n{"i": "ä"}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["j.jsonl"]
+
+
+def test_what_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    """A folder, a file where a folder should be; and looking leaves nothing behind."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="it is a folder; name a file"):
+        check_output(tmp_path)
+    with pytest.raises(DataError, match="part of the path is a file"):
+        check_output(tmp_path / "file" / "r.jsonl")
+    check_output(tmp_path / "new" / "r.jsonl")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+    with pytest.raises(DataError, match="needs .* MB and the disk has"):
+        check_space(tmp_path, 1 << 60)
+
+
 # -- JSON files and responses ----------------------------------------------------------------------------
 
 
@@ -354,8 +387,12 @@ def test_write_json_replaces_or_leaves(tmp_path: Path) -> None:
     assert read_json(path) == {"a": "日本"}
     write_json(path, {"a": 2})
     assert [file.name for file in path.parent.iterdir()] == ["m.json"]
-    path.write_text("{")
-    with pytest.raises(DataError, match="missing or damaged"):
+    for text, message in (('{"a": 1,\n "b"}', "is damaged: .* line 2 column"), ("[]", "holds a list"), ("", "damaged")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_json(path)
+    path.unlink()
+    with pytest.raises(DataError, match="there is no"):
         read_json(path)
 
 

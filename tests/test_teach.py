@@ -1,5 +1,6 @@
 """Teaching: the vectors are the teacher's, the folder is whole, and a stale one is refused."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ import torch
 
 from foresay.backbone import Backbone
 from foresay.config import TeachConfig
+from foresay.data.targets import Targets, Vectors
 from foresay.errors import DataError, InputError
-from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher, Targets, Vectors, load_teacher, teach
+from foresay.files import Journal
+from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher, load_teacher, teach
 
 from .conftest import SENTENCES
 
@@ -75,52 +78,105 @@ def test_the_querys_own_share(responses: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_targets(responses: Path, tmp_path: Path) -> None:
-    """Row i of the vectors is row i of the responses."""
+    """Row i of the vectors is row i of the responses, and numpy alone can read them."""
     told = []
-    manifest = teach(responses, Lengths(), tmp_path / "t", lambda *now: told.append(now[:2]))
+    made = teach(responses, Lengths(), tmp_path / "t", lambda *now: told.append(now[:2]))
     targets = Targets.load(tmp_path / "t", responses)
-    expected = [[7 * i % 10 + 1, 97 + i] for i in range(10)]
-    np.testing.assert_array_equal(targets.vectors, np.array(expected, dtype=np.float32))
+    expected = np.array([[7 * i % 10 + 1, 97 + i] for i in range(10)], dtype=np.float32)
+    np.testing.assert_array_equal(targets.vectors, expected)
     assert isinstance(targets.vectors, np.memmap) and targets.vectors.dtype == np.float32
     assert targets.ids == [f"r{i}" for i in range(10)]
-    assert (targets.dim, targets.teacher, targets.manifest) == (2, "lengths", manifest)
-    assert manifest.done == manifest.rows == 10
+    assert (targets.dim, targets.teacher, targets.manifest) == (2, "lengths", made.manifest)
+    assert (made.rows, made.new) == (10, 10)
     assert told == [(4, 10), (8, 10), (10, 10)]
-    np.testing.assert_array_equal(np.load(tmp_path / "t" / "vectors.npy"), targets.vectors)
+    np.testing.assert_array_equal(np.load(tmp_path / "t" / "vectors.npy"), expected)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_killed_run_goes_on(responses: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [b"", b"half a row"])
+def test_a_killed_run_resumes(responses: Path, tmp_path: Path, extra: bytes) -> None:
     """At the block it had not finished; until then the folder is refused with the command that finishes it."""
     teach(responses, Lengths(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         teach(responses, Lengths(), tmp_path / "t", kill)
+    with (tmp_path / "t" / "vectors.npy").open("ab") as file:
+        file.write(extra)  # vectors that a kill left before their ids
+    with (tmp_path / "t" / "ids.jsonl").open("ab") as file:
+        file.write(extra)
     with pytest.raises(DataError, match="holds 4 of 10 targets; for the rest run: foresay teach"):
         Targets.load(tmp_path / "t", responses)
     second = Lengths()
     teach(responses, second, tmp_path / "t")
     assert second.texts == 6
-    for name in ("vectors.npy", "ids.json", "manifest.json"):
+    for name in ("vectors.npy", "ids.jsonl", "manifest.json"):
         assert (tmp_path / "t" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     teach(responses, second, tmp_path / "t")
     assert second.texts == 6
 
 
-def test_a_stale_folder_is_refused(responses: Path, tmp_path: Path) -> None:
-    """Other responses, or another teacher: neither added to nor loaded."""
+def test_only_new_rows_are_embedded_and_rows_are_joined_by_id(responses: Path, tmp_path: Path) -> None:
+    """Rows may be added, put in another order and taken away; each keeps its own target."""
+    lines = responses.read_text().splitlines(keepends=True)
+    responses.write_text("".join(lines[:6]))
     teach(responses, Lengths(), tmp_path / "t")
-    with pytest.raises(DataError, match="teacher was 'lengths' and is now 'other'; delete the folder, or use another"):
+    responses.write_text("".join(reversed(lines)))
+    second = Lengths()
+    made = teach(responses, second, tmp_path / "t")
+    assert (second.texts, made.new, made.rows) == (4, 4, 10)
+    expected = np.array([[7 * i % 10 + 1, 97 + i] for i in reversed(range(10))], dtype=np.float32)
+    np.testing.assert_array_equal(Targets.load(tmp_path / "t", responses).vectors, expected)
+    responses.write_text("".join(lines[3:5]))
+    np.testing.assert_array_equal(Targets.load(tmp_path / "t", responses).vectors, expected[::-1][3:5])
+
+
+def test_a_changed_text_is_refused(responses: Path, tmp_path: Path) -> None:
+    """Under its old id it is neither taught nor loaded; a changed query matters only where it is in the target."""
+    for name, weight in (("t", 0.0), ("w", 0.5)):
+        teach(responses, Lengths(), tmp_path / name, query_weight=weight)
+    whole = responses.read_text()
+    responses.write_text(whole.replace('"query": "q"', '"query": "changed"'))
+    Targets.load(tmp_path / "t", responses)
+    with pytest.raises(DataError, match="text of 'r0' has changed"):
+        Targets.load(tmp_path / "w", responses)
+    responses.write_text(whole.replace("bbb", "ccc"))
+    with pytest.raises(DataError, match="text of 'r1' has changed since .*delete that folder.*or give"):
+        teach(responses, Lengths(), tmp_path / "t")
+    with pytest.raises(DataError, match="text of 'r1' has changed"):
+        Targets.load(tmp_path / "t", responses)
+
+
+def test_another_teacher_is_refused(responses: Path, tmp_path: Path) -> None:
+    """Two teachers do not share a folder."""
+    teach(responses, Lengths(), tmp_path / "t")
+    with pytest.raises(DataError, match="teacher was 'lengths' and is now 'other'; use another -o, or delete"):
         teach(responses, Lengths("other"), tmp_path / "t")
     for name, value in (("pooling", "cls"), ("max_tokens", 9), ("revision", "abc")):
         other = Lengths()
         setattr(other, name, value)
         with pytest.raises(DataError, match=f"{name} was .* and is now {value!r}"):
             teach(responses, other, tmp_path / "t")
-    responses.write_text(responses.read_text().replace("bbb", "ccc"))
-    with pytest.raises(DataError, match="responses_sha256 was"):
+
+
+def test_queries_can_be_taught(responses: Path, tmp_path: Path) -> None:
+    """The targets are then those of the queries, and another folder's."""
+    teach(responses, Lengths(), tmp_path / "t", of="query")
+    np.testing.assert_array_equal(Targets.load(tmp_path / "t", responses).vectors, [[1, ord("q")]] * 10)
+    with pytest.raises(DataError, match="of was 'query' and is now 'response'"):
         teach(responses, Lengths(), tmp_path / "t")
-    with pytest.raises(DataError, match="of other responses than .*; delete it and run: foresay teach"):
-        Targets.load(tmp_path / "t", responses)
+
+
+def test_responses_to_one_query_share_their_mean(tmp_path: Path) -> None:
+    """Every row keeps its response, and aims at the mean; it can be switched on later without embedding anew."""
+    rows = [("a", "x", "bb"), ("b", "y", "c"), ("a#1", "x", "dddd"), ("c", "x", "eee")]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "query": q, "response": r}) + "\n" for i, q, r in rows))
+    teach(path, Lengths(), tmp_path / "t")
+    again = Lengths()
+    teach(path, again, tmp_path / "t", average=True)
+    assert again.texts == 0
+    found = Targets.load(tmp_path / "t", path).vectors
+    expected = np.array([[3, 299 / 3], [1, 99], [3, 299 / 3], [3, 299 / 3]])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_damaged_folder_is_refused(responses: Path, tmp_path: Path) -> None:
@@ -135,12 +191,50 @@ def test_a_damaged_folder_is_refused(responses: Path, tmp_path: Path) -> None:
     (folder / "vectors.npy").write_bytes(whole[:-4])
     with pytest.raises(DataError, match="missing or damaged"):
         Targets.load(folder, responses)
-    np.save(folder / "vectors.npy", np.zeros((3, 2), dtype=np.float32))
-    with pytest.raises(DataError, match=r"holds float32 \(3, 2\), its manifest says float32 \(10, 2\)"):
-        Targets.load(folder, responses)
+    with pytest.raises(DataError, match="shorter than the 10 rows of ids.jsonl"):
+        teach(responses, Lengths(), folder)
     (folder / "manifest.json").write_text('{"teacher": "x"}')
     with pytest.raises(DataError, match="of another version"):
         Targets.load(folder, responses)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match="holds files of these names but no manifest.json"):
+        teach(responses, Lengths(), folder)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_full_disk(responses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little room is said before the first text is embedded; a disk that fills up later damages nothing."""
+    teacher = Lengths()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(DataError, match="the disk has 0 MB; free some space"):
+        teach(responses, teacher, tmp_path / "t")
+    assert teacher.texts == 0
+    monkeypatch.undo()
+    monkeypatch.setattr("foresay.teachers.teach._BLOCK", 4)
+    with pytest.raises(KeyboardInterrupt):
+        teach(responses, teacher, tmp_path / "t", kill)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="vectors.npy: the disk is full"):
+        patch.setattr("os.fsync", full)
+        teach(responses, teacher, tmp_path / "t")
+    made = teach(responses, teacher, tmp_path / "t")
+    assert made.new == 6
+    teach(responses, Lengths(), tmp_path / "whole")
+    assert (tmp_path / "t" / "vectors.npy").read_bytes() == (tmp_path / "whole" / "vectors.npy").read_bytes()
+
+
+def test_two_teachings_at_once_are_refused(responses: Path, tmp_path: Path) -> None:
+    """The second writes nothing."""
+    pytest.importorskip("fcntl")
+    with Journal(tmp_path / "t" / "ids.jsonl"):
+        (tmp_path / "t" / "ids.jsonl").unlink()
+    teach(responses, Lengths(), tmp_path / "t")
+    with Journal(tmp_path / "t" / "ids.jsonl"), pytest.raises(DataError, match="another process is writing"):
+        teach(responses, Lengths(), tmp_path / "t")
 
 
 def test_vectors_that_are_not_finite(tmp_path: Path) -> None:
@@ -150,6 +244,19 @@ def test_vectors_that_are_not_finite(tmp_path: Path) -> None:
         teach(responses, Lengths(), tmp_path / "t")
     with pytest.raises(DataError, match="holds 0 of 2"):
         Targets.load(tmp_path / "t", responses)
+
+
+def test_responses_that_are_all_the_same_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With numbers, for the texts and for the targets; different ones pass without a word."""
+    refusals = [f"I\u2019m sorry, but I can't help with that request today. {'x' * i}" for i in range(30)]
+    others = [f"{chr(97 + i)} {'word ' * i}is what {i} means" for i in range(10)]
+    responses = write_responses(tmp_path / "r.jsonl", refusals + others)
+    teach(responses, Lengths(), tmp_path / "t")
+    assert "30 of 40 responses looked at begin like another one (30 begin 'i m sorry but i can t help')" in caplog.text
+    assert "and 30 refuse" in caplog.text and "targets looked at have a cosine above 0.999" in caplog.text
+    caplog.clear()
+    teach(write_responses(tmp_path / "s.jsonl", others), Lengths(), tmp_path / "s")
+    assert "begin like" not in caplog.text
 
 
 # -- the teachers ----------------------------------------------------------------------------------------

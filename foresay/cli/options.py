@@ -97,10 +97,12 @@ def options(config: type[Options]) -> Callable[[F], F]:
     def add(command: F) -> F:
         helps, types, sections, choices = config.help(), config.types(), config.sections(), config.choices()
         for field in reversed(fields(config)):  # type: ignore[arg-type]
+            is_flag = types[field.name] is bool
             command = click.option(
                 "--" + field.name.replace("_", "-"),
                 cls=_ConfigOption,
-                type=_kind(types[field.name], choices.get(field.name)),
+                is_flag=is_flag,
+                type=None if is_flag else _kind(types[field.name], choices.get(field.name)),
                 default=None if field.default is MISSING else field.default,
                 show_default=True,
                 multiple=types[field.name] == tuple[str, ...],

@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from ..config import TeachConfig, TeacherConfig
+from ..errors import DataError
+from ..files import check_output
 from .options import Command, build, options, shared
 from .running import calm_libraries, progress_bar
 
@@ -87,8 +89,14 @@ def teach(
     dtype: str,
     **values: Any,  # noqa: ANN401
 ) -> None:
-    """Embed RESPONSES with a teacher: the targets that training aims at."""
+    """Embed RESPONSES with a teacher: the targets that training aims at.
+
+    Resumes when it is run again, and embeds only what is new.
+    """
     config = build(TeachConfig, values)
+    if not responses.is_file():
+        raise DataError(f"there is no {responses}; write it with: foresay respond QUERIES -m MODEL -o {responses}")
+    check_output(output / "vectors.npy")
     calm_libraries()
     from ..backbone import Backbone
     from ..teachers.teach import load_teacher
@@ -97,5 +105,14 @@ def teach(
     model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
     with progress_bar("teaching") as progress:
         taught = load_teacher(teacher, model, device, config)
-        made = run(responses, taught, output, progress, query_weight=config.query_weight)
-    click.echo(f"{output}: {made.rows} vectors of width {made.dim} by {made.teacher}")
+        made = run(
+            responses,
+            taught,
+            output,
+            progress,
+            query_weight=config.query_weight,
+            of=config.of,
+            average=config.average,
+        )
+    by = made.manifest
+    click.echo(f"{output}: {made.rows} vectors of width {by.dim} by {by.teacher}, {made.new} of them new")

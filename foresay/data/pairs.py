@@ -19,11 +19,12 @@ from ..backbone import Backbone
 from ..config import ShapeConfig, TrainConfig
 from ..encoder import DocumentTeacher, Encoder
 from ..errors import InputError
+from ..files import file_hash
 from ..model import Model
 from ..prompts import EVALUATION
-from ..teachers.teach import Targets
 from ..training.matryoshka import principal_axes
 from .responses import read_responses
+from .targets import Targets
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,15 @@ class Pairs:
 
     @classmethod
     def load(cls, responses: Path, targets: Path) -> "Pairs":
-        """Reads what `respond` and `teach` wrote, joined row by row.
+        """Reads what `respond` and `teach` wrote, joined by id.
 
         Raises:
             DataError: if a file is missing or unfinished, or the targets are of other responses.
         """
         rows, taught = read_responses(responses), Targets.load(targets, responses)
         made = taught.manifest
-        kept = ("teacher", "revision", "max_tokens", "query_weight", "responses_sha256")
-        origin = {name: getattr(made, name) for name in kept}
+        kept = ("teacher", "revision", "max_tokens", "query_weight", "of", "average")
+        origin = {name: getattr(made, name) for name in kept} | {"responses_sha256": file_hash(responses)}
         return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
 
     def split(self, config: ShapeConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

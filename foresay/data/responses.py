@@ -5,6 +5,7 @@ Be careful: here every line has to be whole. A gap in the responses would shift 
 would go unnoticed.
 """
 
+import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def stream_responses(path: Path) -> Iterator[Response]:
     if not path.is_file():
         raise DataError(f"there is no {path}; write it with: {write}")
     none = True
-    with path.open("rb") as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for response in parse_responses(strict_rows(file, path), path):
             none = False
             yield response

@@ -37,7 +37,7 @@ from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
 from .card import write_card
 
 if TYPE_CHECKING:
-    from .teach import Vectors
+    from ..data.targets import Vectors
 
 CONFIG, GOLDEN = "teacher.json", "golden.safetensors"
 NANO_TEACHER = "nano-teacher"

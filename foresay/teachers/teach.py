@@ -1,36 +1,31 @@
 """Responses to targets: a frozen teacher embeds each response, once, into a folder that training maps into memory.
 
-In: a responses file, a teacher. Out: a folder with `vectors.npy` (row i belongs to row i of the responses),
-`ids.json` and `manifest.json`. A killed run goes on at the last finished block.
-What a reader would get wrong: the teacher sees the response alone, with no instruction and no query, and its
-vectors are stored as they come, not normalised: the alignment loss compares lengths too.
+In: a responses file, a teacher. Out: a folder of targets (data/targets.py), to which a later run adds what is new; a
+killed run resumes after the last finished block.
+Be careful: the teacher sees the response alone, with no instruction and no query, and its vectors are stored as they
+come, not normalised: the alignment loss compares lengths too.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
-from .. import __version__
 from ..backbone import Backbone
 from ..batching import Budget, Row, pad, run_by_length
-from ..config import TeachConfig
+from ..config import Of, TeachConfig
+from ..data.likeness import SAMPLE, reservoir, warn_of_texts, warn_of_vectors
 from ..data.queries import Progress
-from ..data.responses import Response, read_responses
+from ..data.responses import Response, stream_responses
+from ..data.targets import Manifest, Targets, TargetsFolder, Vectors
 from ..devices import pick_device
 from ..errors import DataError, InputError
-from ..files import differences, file_hash, read_json, write_json
 
 SELF = "self"
-Vectors = NDArray[np.float32]
-Mapped = np.memmap[Any, np.dtype[np.float32]]
-
 _BLOCK = 4096
 """Responses embedded between two marks of progress on the disk, sorted by length among themselves."""
 
@@ -155,34 +150,12 @@ def load_teacher(
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What the vectors were made from, and how many of the rows are done."""
+class Taught:
+    """What a run did: targets there are now, those that are new, and what they were made by."""
 
-    teacher: str
-    revision: str | None
-    pooling: str
-    dim: int
-    max_tokens: int
-    query_weight: float
     rows: int
-    responses_sha256: str
-    done: int = 0
-    version: str = __version__
-
-    @classmethod
-    def read(cls, folder: Path) -> "Manifest":
-        """The manifest of a folder; DataError if it is missing or damaged."""
-        path = folder / "manifest.json"
-        try:
-            return cls(**read_json(path))
-        except TypeError as error:
-            raise DataError(
-                f"{path} is of another version ({error}); delete {folder} and repeat the command"
-            ) from error
-
-    def write(self, folder: Path) -> None:
-        """Replaces the manifest of a folder in one move."""
-        write_json(folder / "manifest.json", asdict(self))
+    new: int
+    manifest: Manifest
 
 
 def teach(
@@ -192,119 +165,76 @@ def teach(
     progress: Progress | None = None,
     *,
     query_weight: float = 0.0,
-) -> Manifest:
-    """Embeds every response; run again after a kill, it goes on at the last finished block.
+    of: Of = "response",
+    average: bool = False,
+) -> Taught:
+    """Embeds every response that has no target yet; run again after a kill, it goes on at the last finished block.
 
     Args:
-        responses: what `respond` wrote.
+        responses: what `respond` wrote; read as a stream, twice.
         teacher: what `load_teacher` returned.
-        output: the folder of targets.
+        output: the folder of targets, made or added to.
         progress: told after each block.
         query_weight: share of the query's own vector in the target, as HyDE averages it in (arXiv 2212.10496):
             with some of it a question finds more of its answers, and a harmful one more of its own.
+        of: what to embed: the responses, or the queries alone.
+        average: let all responses to one query share the mean of their vectors.
 
     Raises:
-        DataError: if the folder was made from something else, or a vector is not finite.
+        DataError: if the folder was made from something else, a text has changed under its id, the disk has no room,
+            or a vector is not finite.
     """
-    rows = read_responses(responses)
-    manifest = _claim(responses, rows, teacher, output, query_weight)
-    vectors = _open_vectors(output, manifest, "r+")
-    for start in range(manifest.done, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        vectors[start : start + len(block)] = _embed(teacher, block, query_weight)
-        vectors.flush()  # msync: the block is on the disk before the manifest says so
-        manifest = replace(manifest, done=start + len(block))
-        manifest.write(output)
-        if progress:
-            progress(manifest.done, manifest.rows, "")
-    return manifest
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What `teach` made: `vectors` (rows, dim) float32, mapped into memory, and the `ids` of its rows."""
-
-    vectors: Vectors
-    ids: list[str]
-    manifest: Manifest
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self.manifest.dim
-
-    @property
-    def teacher(self) -> str:
-        """Name of the teacher."""
-        return self.manifest.teacher
-
-    @classmethod
-    def load(cls, folder: Path, responses: Path) -> "Targets":
-        """Opens a folder of targets, and makes sure that they are complete and of these responses.
-
-        Raises:
-            DataError: if they are missing, not finished, damaged, or of other responses.
-        """
-        command = f"foresay teach {responses} -o {folder}"
-        if not (folder / "manifest.json").exists():
-            raise DataError(f"there are no targets in {folder}; make them with: {command}")
-        manifest = Manifest.read(folder)
-        if not responses.is_file():
-            raise DataError(f"there is no {responses}, whose targets {folder} should hold; name the file they are of")
-        if manifest.responses_sha256 != file_hash(responses):
-            raise DataError(f"{folder} holds targets of other responses than {responses}; delete it and run: {command}")
-        if manifest.done < manifest.rows:
-            raise DataError(f"{folder} holds {manifest.done} of {manifest.rows} targets; for the rest run: {command}")
-        return cls(_open_vectors(folder, manifest, "r"), json.loads((folder / "ids.json").read_bytes()), manifest)
-
-
-def _claim(responses: Path, rows: Sequence[Response], teacher: Teacher, output: Path, query_weight: float) -> Manifest:
-    """The manifest to go on from: a new folder's, or an old one's if it was made from the same things."""
-    fresh = Manifest(
+    own = query_weight if of == "response" else 0.0
+    made = Manifest(
         teacher=teacher.name,
         revision=teacher.revision,
         pooling=teacher.pooling,
         dim=teacher.dim,
         max_tokens=teacher.max_tokens,
-        query_weight=query_weight,
-        rows=len(rows),
-        responses_sha256=file_hash(responses),
+        query_weight=own,
+        of=of,
+        average=average,
     )
-    if (output / "manifest.json").exists():
-        found = Manifest.read(output)
-        changed = differences(asdict(replace(found, done=0)), asdict(fresh))
-        if changed:
-            raise DataError(f"{output} holds targets made otherwise: {changed}; delete the folder, or use another -o")
-        return found
-    output.mkdir(parents=True, exist_ok=True)
-    open_memmap(output / "vectors.npy", mode="w+", dtype=np.float32, shape=(fresh.rows, fresh.dim)).flush()
-    write_json(output / "ids.json", [row.id for row in rows])
-    fresh.write(output)  # last: a folder with a manifest has the other files
-    return fresh
+    rows = sum(1 for _ in stream_responses(responses))  # a broken line is said before anything is embedded
+    with TargetsFolder(output, made) as folder:
+        missing = sum(not folder.is_done(row) for row in stream_responses(responses))
+        folder.make_room(missing)
+        new = 0
+        for block in _blocks(row for row in stream_responses(responses) if not folder.is_done(row)):
+            folder.append(block, _embed(teacher, block, made))
+            new += len(block)
+            if progress:
+                progress(rows - missing + new, rows, "")
+    if new:
+        _warn(responses, output)
+    return Taught(rows, new, made)
 
 
-def _open_vectors(folder: Path, manifest: Manifest, mode: Literal["r", "r+"]) -> Mapped:
-    path = folder / "vectors.npy"
-    try:
-        vectors = open_memmap(path, mode=mode)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}); delete {folder} and repeat foresay teach") from error
-    if vectors.shape != (manifest.rows, manifest.dim) or vectors.dtype != np.float32:
-        raise DataError(
-            f"{path} holds {vectors.dtype} {vectors.shape}, its manifest says float32 {(manifest.rows, manifest.dim)}; "
-            f"delete {folder} and repeat foresay teach"
-        )
-    return vectors
+def _blocks(rows: Iterable[Response]) -> Iterator[list[Response]]:
+    iterator = iter(rows)
+    while block := list(islice(iterator, _BLOCK)):
+        yield block
 
 
-def _embed(teacher: Teacher, rows: Sequence[Response], query_weight: float) -> Vectors:
-    vectors = teacher.embed([row.response for row in rows])
-    if query_weight:
-        vectors = (1 - query_weight) * vectors + query_weight * teacher.embed([row.query for row in rows])
-    ids = [row.id for row, vector in zip(rows, vectors, strict=True) if not np.isfinite(vector).all()]
+def _warn(responses: Path, output: Path) -> None:
+    """Says if the responses or their targets are nearly all the same."""
+    warn_of_texts(reservoir(row.response for row in stream_responses(responses)), responses)
+    vectors = Targets.load(output, responses).vectors
+    rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), SAMPLE)).astype(int))
+    warn_of_vectors(np.array(vectors[rows]), output)
+
+
+def _embed(teacher: Teacher, rows: Sequence[Response], made: Manifest) -> Vectors:
+    if made.of == "query":
+        vectors = teacher.embed([row.query for row in rows])
+    else:
+        vectors = teacher.embed([row.response for row in rows])
+        if made.query_weight:
+            vectors = (1 - made.query_weight) * vectors + made.query_weight * teacher.embed([row.query for row in rows])
+    ids = [rows[i].id for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()]
     if ids:
         raise DataError(
             f"{teacher.name} gives vectors that are not finite for {len(ids)} responses (ids {', '.join(ids[:5])}); "
-            "remove those rows, or use another teacher or number type"
+            "remove those rows, or use another teacher or dtype (float16 overflows first)"
         )
     return vectors
