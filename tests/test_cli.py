@@ -103,7 +103,7 @@ def test_errors_are_one_line_and_exit_1(folder: Callable[[str], Path], tmp_path:
         (["respond", tmp_path / "no.jsonl", "-m", model, "-o", tmp_path / "r.jsonl"], "no.jsonl"),
         (["respond", bad, "-m", tmp_path / "no-model", "-o", tmp_path / "r.jsonl"], "cannot load the language model"),
         (["respond", bad, "-m", model, "-o", tmp_path / "r.jsonl", "--device", "cuda"], "'cuda' is not available"),
-        (["teach", tmp_path / "r.jsonl", "-t", "self", "-o", tmp_path / "t"], "-m BACKBONE"),
+        (["teach", bad, "-t", "self", "-o", tmp_path / "t"], "-m BACKBONE"),
         (["train", tmp_path / "r.jsonl", tmp_path / "t", "-m", model, "-o", tmp_path / "c"], "foresay respond"),
         (["train", bad, tmp_path / "t", "-m", model, "-o", tmp_path / "c", "--steps", "0"], "expected 1 or more"),
         (["verify", tmp_path / "nowhere"], "no such folder"),
