@@ -30,7 +30,10 @@ _HOMES = {
     "Backbone": "backbone",
     "Encoder": "encoder",
     "EvaluateConfig": "config",
+    "DecodeConfig": "config",
     "FitConfig": "config",
+    "LatentIndexConfig": "config",
+    "LensConfig": "config",
     "ForesayError": "errors",
     "Model": "model",
     "Pairs": "data.pairs",
@@ -44,6 +47,8 @@ _HOMES = {
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
+    "lens": "reading.lens",
+    "latent_index": "reading.latent_build",
     "load_teacher": "teachers.teach",
     "make_teacher": "teachers.make",
     "read_queries": "data.queries",
@@ -59,8 +64,11 @@ if TYPE_CHECKING:
     from .checkpoints.bundle import bundle as bundle
     from .checkpoints.convert import convert as convert
     from .checkpoints.verify import verify as verify
+    from .config import DecodeConfig as DecodeConfig
     from .config import EvaluateConfig as EvaluateConfig
     from .config import FitConfig as FitConfig
+    from .config import LatentIndexConfig as LatentIndexConfig
+    from .config import LensConfig as LensConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
@@ -75,6 +83,8 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .integrations.sentence_transformers import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
+    from .reading.latent_build import latent_index as latent_index
+    from .reading.lens import lens as lens
     from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach

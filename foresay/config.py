@@ -18,6 +18,7 @@ Start = Literal["closed-form", "random"]
 Documents = Literal["checkpoint", "teacher"]
 Alignment = Literal["mse", "cosine"]
 Of = Literal["response", "query"]
+Storage = Literal["float16", "int8"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -111,6 +112,42 @@ class DecodeConfig(Options):
         _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
         _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
         _require("" not in self.stop, "stop holds an empty text, which would stop at once; leave it out")
+
+
+@dataclass(frozen=True)
+class LensConfig(Options):
+    """How the special tokens are read."""
+
+    lens: Annotated[str, "logit: the likeliest next tokens; latent: the nearest words of a corpus."] = "logit"
+    layers: Annotated[str, "last, all, or numbers such as 0,8,-1 (0 is the input, negative ones count back)."] = "last"
+    top: Annotated[int, "Hits a token."] = 5
+    index: Annotated[str, "Folder that foresay latent-index made, for the latent lens."] = ""
+    same_layer: Annotated[
+        bool,
+        "Latent lens: search the token's own layer of the index alone, not all of them as published.",
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.top > 0, f"top is {self.top}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class LatentIndexConfig(Options):
+    """What a latent lens's index keeps of a corpus."""
+
+    layers: Annotated[str, "all, or numbers such as 8,16,-2; auto: 1, 2, 4, 8, 16, 24 and the last three."] = "auto"
+    contexts: Annotated[int, "Most sentences in which a token is kept."] = 20
+    storage: Annotated[Storage, "Numbers of the stored states; int8 is half as large."] = "float16"
+    max_tokens: Annotated[int, "Longer lines are cut to this many tokens."] = 128
+    batch_tokens: Annotated[int, "Most padded tokens in one forward pass."] = 8192
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        for name in ("contexts", "max_tokens", "batch_tokens"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
 
 
 @dataclass(frozen=True)

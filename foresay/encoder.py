@@ -149,6 +149,7 @@ class Encoder:
         batch_tokens: int = 8192,
         on_cut: OnCut = "warn",
         show_progress_bar: bool = False,
+        soft_prompts: Array | None = None,
     ) -> Array:
         """Embeds texts, one forward pass each.
 
@@ -161,6 +162,8 @@ class Encoder:
             batch_tokens: most padded tokens in one forward pass.
             on_cut: what to do about texts longer than `max_tokens`; they keep their beginning.
             show_progress_bar: show one.
+            soft_prompts: an array (texts, compression, hidden) to fill with the soft prompts of the same pass, for
+                instance one that is mapped into memory (`reading.stored`).
 
         Returns:
             (texts, dim) float32; (dim,) for a single string.
@@ -170,14 +173,22 @@ class Encoder:
         """
         rows = self._rows(texts, prompt, prompt_name, on_cut)
         embeddings = np.empty((len(rows), self.dim), np.float32)
+        take, out = self.model.embed, [torch.from_numpy(embeddings)]
+        if soft_prompts is not None:
+            self._check_room(soft_prompts, len(rows))
+            take, out = self.model.outputs, [torch.from_numpy(soft_prompts), *out]  # type: ignore[assignment]
         with Progress(transient=True, disable=not show_progress_bar) as bar:
             task = bar.add_task("encoding", total=len(rows))
-            self.model.run(
-                rows, self.model.embed, [torch.from_numpy(embeddings)], batch_tokens, partial(bar.advance, task)
-            )
+            self.model.run(rows, take, out, batch_tokens, partial(bar.advance, task))
         embeddings = self._finish(embeddings, truncate_dim, normalize_embeddings)
         single: Array = embeddings[0] if isinstance(texts, str) else embeddings
         return single
+
+    def _check_room(self, soft_prompts: Array, texts: int) -> None:
+        expected = (texts, self.model.compression, self.model.backbone.hidden_size)
+        if soft_prompts.shape != expected or soft_prompts.dtype != np.float32:
+            found = f"{soft_prompts.dtype} {soft_prompts.shape}"
+            raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
 
     def encode_query(self, texts: str | Sequence[str], **options: object) -> Array:
         """`encode` with the checkpoint's query prompt."""

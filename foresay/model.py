@@ -163,13 +163,13 @@ class Model(nn.Module):
         """
         return self._read(self._one_pass(rows, prefix, layers=self.every_layer))
 
-    def hidden_layers(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """States of the compression tokens at every layer.
+    def hidden_layers(self, rows: Sequence[Sequence[int]], prefix: DynamicCache | None = None) -> Tensor:
+        """States of the compression tokens at every layer; see `hidden` for the arguments.
 
         Returns:
             (batch, layers + 1, compression, hidden): the input embedding first, the last behind the final norm.
         """
-        return torch.stack(self._one_pass(rows, None, layers=True), dim=1)
+        return torch.stack(self._one_pass(rows, prefix, layers=True), dim=1)
 
     def _one_pass(
         self, rows: Sequence[Sequence[int]], prefix: DynamicCache | None, *, layers: bool

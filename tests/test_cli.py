@@ -83,7 +83,7 @@ def test_the_whole_way(folder: Callable[[str], Path], tmp_path: Path) -> None:
     many = run("decode", checkpoint, queries, "--max-new-tokens", 6, *where).splitlines()
     assert len(many) == 12
     assert one.split() == many[3].split()
-    assert "likeliest words" in run("lens", checkpoint, "fox", *where)
+    assert "reads as (probability)" in run("lens", checkpoint, "fox", *where)
     assert "verified" in run("verify", checkpoint, *where)
 
 

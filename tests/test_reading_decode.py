@@ -165,7 +165,7 @@ def test_a_closed_stream_stops_the_backbone(backbone: Get, monkeypatch: pytest.M
         (lambda p: p.mean(axis=1).mean(axis=1), "a pooled embedding cannot be decoded"),
         (lambda p: p.astype(np.int64), "are int64; expected float32 or float16"),
         (lambda p: np.where(np.arange(2)[:, None, None] == 1, np.nan, p), "soft prompt 1 holds NaN"),
-        (lambda p: p / 0.0, "soft prompt 0 holds NaN or infinity"),
+        (lambda p: p / 0.0, "soft prompt 0 holds NaN or infinity; make it again"),
     ],
 )
 def test_soft_prompts_that_are_none(backbone: Get, spoil: Callable[[np.ndarray], np.ndarray], message: str) -> None:

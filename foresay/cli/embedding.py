@@ -1,12 +1,17 @@
 """Texts to embeddings."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InputError
 from .options import Command, shared
 from .running import load_encoder, texts_of
+
+if TYPE_CHECKING:
+    from ..encoder import Encoder
+    from ..reading.stored import SoftPrompts
 
 
 @click.command(
@@ -27,6 +32,11 @@ from .running import load_encoder, texts_of
 @click.option("--prompt", help="Put this before each text instead.")
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option("--truncate-dim", type=int, help="Keep this many numbers of each: one of the checkpoint's --dims.")
+@click.option(
+    "--keep-soft-prompts",
+    is_flag=True,
+    help="Store soft prompts beside the vectors, to decode any item later without its text.",
+)
 @click.option("--no-cut", is_flag=True, help="Fail on texts that are too long instead of cutting them.")
 @shared("column")
 @shared("split")
@@ -42,10 +52,13 @@ def encode(
     prompt: str | None,
     normalize: bool,
     truncate_dim: int | None,
+    keep_soft_prompts: bool,
     no_cut: bool,
     **where: Any,  # noqa: ANN401
 ) -> None:
     """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
+    if keep_soft_prompts and output is None:
+        raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
     ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"))
     encoder = load_encoder(checkpoint, **where)
     how: dict[str, Any] = {
@@ -54,6 +67,10 @@ def encode(
         "on_cut": "error" if no_cut else "warn",
         "show_progress_bar": output is not None,
     }
+    stored = None
+    if keep_soft_prompts:
+        stored = _store(encoder, output, ids, kind)
+        how["soft_prompts"] = stored.array
     if prompt is not None:
         vectors = encoder.encode(wanted, prompt=prompt, **how)
     else:
@@ -70,4 +87,22 @@ def encode(
 
     np.save(output, vectors)
     write_json(output.with_suffix(".ids.json"), ids)
+    if stored is not None:
+        stored.close()
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids in {output.stem}.ids.json")
+
+
+def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str) -> "SoftPrompts":
+    """A file beside the vectors for their soft prompts."""
+    from ..reading.stored import SoftPrompts
+
+    if kind == "document" and encoder.document_teacher is not None:
+        raise InputError(
+            "--keep-soft-prompts: the teacher embeds this checkpoint's documents, which then have no soft "
+            "prompts; leave it out, or encode with --as query"
+        )
+    if not encoder.decodes:
+        raise InputError(
+            "--keep-soft-prompts: this checkpoint was made without the reconstruction loss and cannot decode"
+        )
+    return SoftPrompts.create(Path(str(output)).with_suffix(".soft_prompts.npy"), encoder.model, ids)

@@ -41,6 +41,7 @@ for command in (
     embedding.encode,
     reading.decode,
     reading.lens,
+    reading.latent_index,
     evaluation.evaluate,
     checkpoints.verify,
     checkpoints.bundle,

@@ -1,11 +1,19 @@
 """Embeddings to words: decode them, and look into their tokens."""
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Command, shared
-from .running import load_encoder, texts_of
+from ..config import DecodeConfig, LatentIndexConfig, LensConfig
+from ..errors import InputError
+from .options import Command, build, options, shared
+from .running import calm_libraries, load_encoder, progress_bar, texts_of
+
+if TYPE_CHECKING:
+    from ..reading.lens import LensReading
+    from ..reading.lenses import Hit
 
 
 @click.command(
@@ -13,12 +21,22 @@ from .running import load_encoder, texts_of
     short_help="Write out what embeddings stand for.",
     example="""
     foresay decode checkpoint -t 'What does frugal mean?'
+    foresay decode checkpoint -t 'What does frugal mean?' --ask 'In one word:'
+    foresay decode checkpoint --soft-prompts vectors.soft_prompts.npy --row 3
     """,
 )
 @click.argument("checkpoint")
 @click.argument("source", required=False)
 @shared("text")
-@click.option("--max-new-tokens", default=256, show_default=True, help="Longest answer, in tokens.")
+@click.option(
+    "--soft-prompts",
+    "stored",
+    type=click.Path(path_type=Path),
+    help="Decode what encode --keep-soft-prompts stored, instead of texts.",
+)
+@click.option("--row", "rows", type=int, multiple=True, help="With --soft-prompts: this row alone; repeatable.")
+@options(DecodeConfig)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, with every token's log-probability.")
 @shared("column")
 @shared("split")
 @shared("device")
@@ -28,19 +46,40 @@ def decode(
     checkpoint: str,
     source: str | None,
     texts: tuple[str, ...],
-    max_new_tokens: int,
-    **where: Any,  # noqa: ANN401
+    stored: Path | None,
+    rows: tuple[int, ...],
+    as_json: bool,
+    **values: Any,  # noqa: ANN401
 ) -> None:
-    """Write out what the embedding of each text stands for; a single -t is written as it comes."""
-    _, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"))
-    encoder = load_encoder(checkpoint, **where)
-    if source is None and len(wanted) == 1:
-        for piece in encoder.decode_stream(wanted[0], max_new_tokens=max_new_tokens):
+    """Write out what the embedding of each text stands for; a single one is written as it comes."""
+    config = build(DecodeConfig, values)
+    column, split = values.pop("column"), values.pop("split")
+    if rows and stored is None:
+        raise InputError("--row picks among stored soft prompts; add --soft-prompts FILE")
+    if stored is None:
+        ids, wanted = texts_of(source, texts, column, split)
+        encoder = load_encoder(checkpoint, **values)
+        prompts = encoder.soft_prompts(wanted, prompt_name="query")
+    else:
+        if source is not None or texts:
+            raise InputError("give either texts or --soft-prompts, not both")
+        from ..reading.stored import SoftPrompts
+
+        encoder = load_encoder(checkpoint, **values)
+        found = SoftPrompts.open(stored, encoder.model)
+        ids, prompts = found.ids_of(rows), found.rows(rows)
+    if as_json:
+        from dataclasses import asdict
+
+        for name, one in zip(ids, encoder.decode_tokens(soft_prompts=prompts, config=config), strict=True):
+            click.echo(json.dumps({"id": name, **asdict(one)}, ensure_ascii=False))
+    elif len(prompts) == 1:
+        for piece in encoder.decode_stream(soft_prompts=prompts, config=config):
             click.echo(piece, nl=False)
         click.echo()
-        return
-    for answer in encoder.decode(wanted, max_new_tokens=max_new_tokens):
-        click.echo(" ".join(answer.split()))
+    else:
+        for answer in encoder.decode(soft_prompts=prompts, config=config):
+            click.echo(" ".join(answer.split()))
 
 
 @click.command(
@@ -48,27 +87,123 @@ def decode(
     short_help="Show the words that compression tokens hold.",
     example="""
     foresay lens checkpoint 'What does frugal mean?'
+    foresay lens checkpoint 'What does frugal mean?' --layers all --heat-map frugal.png
+    foresay lens checkpoint 'What does frugal mean?' --lens latent --index index/
     """,
 )
 @click.argument("checkpoint")
 @click.argument("text")
-@click.option("--top", default=2, show_default=True, help="Words a state.")
+@options(LensConfig)
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+@click.option("--heat-map", type=click.Path(path_type=Path), help="Draw the best hits as a PNG: layers × tokens.")
 @shared("device")
 @shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
-def lens(checkpoint: str, text: str, top: int, **where: Any) -> None:  # noqa: ANN401
-    """Show which words the compression tokens of TEXT hold, layer by layer (logit lens)."""
-    encoder = load_encoder(checkpoint, **where)
+def lens(checkpoint: str, text: str, as_json: bool, heat_map: Path | None, **values: Any) -> None:  # noqa: ANN401
+    """Show what the compression tokens of TEXT hold, by token and over all of them."""
+    config = build(LensConfig, values)
+    if heat_map is not None and heat_map.suffix != ".png":
+        raise InputError(f"--heat-map is {heat_map}; expected a name that ends in .png")
+    encoder = load_encoder(checkpoint, **values)
+    from ..reading.lens import lens as read
+
+    (reading,) = read(encoder, text, config)
+    if heat_map is not None:
+        from ..reading.heat_map import heat_map as draw
+
+        draw(reading, heat_map)
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(json.dumps(asdict(reading), ensure_ascii=False))
+        return
+    _show(reading)
+
+
+def _show(reading: "LensReading") -> None:
+    """Prints a table: of one layer, a line a token; of several, a line a layer and a column a token."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from ..reading.logit_lens import read_tokens
+    console = Console()
+    console.print(Text(f"{reading.text}", style="bold"))
+    if len(reading.layers) == 1:
+        table = Table("token", f"reads as ({reading.score})", box=None)
+        for number, hits in enumerate(reading.tokens[0], 1):
+            table.add_row(str(number), _line(hits))
+        table.add_row("all", _line(reading.merged[0]), style="bold")
+    else:
+        count = len(reading.tokens[0])
+        table = Table("layer", *(str(number + 1) for number in range(count)), "all", box=None)
+        for layer, tokens, merged in zip(reading.layers, reading.tokens, reading.merged, strict=True):
+            cells = [Text(_word(hits[0])) for hits in (*tokens, merged)]
+            table.add_row(str(layer), *cells)
+    console.print(table)
 
-    title = f"{text}\nlikeliest words of each compression token, layer by layer"
-    table = Table("", *(str(i + 1) for i in range(encoder.model.compression)), title=title)
-    rows: dict[int, list[str]] = {}
-    for reading in read_tokens(encoder, text, top=top):
-        rows.setdefault(reading.layer, []).append(" ".join(repr(word)[1:-1].strip() for word, _ in reading.words))
-    for layer, cells in rows.items():
-        table.add_row(str(layer), *cells)
-    Console().print(table)
+
+def _line(hits: "list[Hit]") -> Any:  # noqa: ANN401 - rich loads inside commands
+    """Hits side by side; with sentences, one below the other, the word in colour."""
+    from rich.text import Text
+
+    line = Text()
+    for hit in hits:
+        if hit.sentence:
+            line.append("\n" if line else "").append(f"{hit.score:.2f}  ").append(hit.sentence[: hit.start])
+            line.append(hit.sentence[hit.start : hit.end], style="bold green").append(hit.sentence[hit.end :])
+        else:
+            line.append("   " if line else "").append(_word(hit)).append(f" {hit.score:.2f}", style="dim")
+    return line
+
+
+def _word(hit: "Hit") -> str:
+    """A hit's text without line breaks or other control characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in hit.text.strip() or hit.text)
+
+
+@click.command(
+    name="latent-index",
+    cls=Command,
+    short_help="Index a corpus for the latent lens.",
+    example="""
+    foresay latent-index sentences.txt -m Qwen/Qwen3-0.6B -o index/
+    foresay latent-index --convert published/ -m meta-llama/Llama-3.1-8B -o index/
+    """,
+)
+@click.argument("source", required=False)
+@shared("backbone")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--convert", help="Instead of texts, an index of the latentlens package: folder or hub id.")
+@options(LatentIndexConfig)
+@shared("column")
+@shared("split")
+@shared("device")
+@shared("dtype")
+def latent_index(
+    source: str | None,
+    backbone: str,
+    output: Path,
+    convert: str | None,
+    device: str,
+    dtype: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Store the states of sampled tokens of SOURCE, with their sentences, for foresay lens --lens latent."""
+    config = build(LatentIndexConfig, values)
+    if (source is None) == (convert is None):
+        raise InputError("give either a file of texts or --convert FOLDER")
+    texts = None if source is None else texts_of(source, (), values["column"], values["split"])[1]
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..reading.latent_build import build_index, plan_index
+    from ..reading.latent_convert import convert_latent_index
+
+    loaded = Backbone.load(backbone, device=device, dtype=dtype)
+    if texts is None:
+        manifest = convert_latent_index(str(convert), loaded, output, config.storage)
+    else:
+        plan = plan_index(loaded, texts, config)
+        click.echo(plan, err=True)
+        with progress_bar("latent-index") as progress:
+            manifest = build_index(loaded, plan, output, config, progress)
+    click.echo(f"{output}: {sum(manifest.rows)} states of {manifest.sentences} sentences, {manifest.storage}")

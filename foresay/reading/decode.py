@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
@@ -29,6 +30,9 @@ from transformers import (
 from ..config import DecodeConfig
 from ..errors import InputError
 from ..model import Model
+
+_LOOKED_THROUGH = 1024
+"""Soft prompts that are checked at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,36 @@ class Decoded:
         return sum(token.log_prob for token in self.tokens)
 
 
-def checked_prompts(model: Model, soft_prompts: ArrayLike | Tensor) -> Tensor:
-    """Soft prompts as a float32 tensor (batch, compression, hidden); one alone becomes a batch of one.
+def checked_prompts(model: Model, soft_prompts: ArrayLike | Tensor) -> NDArray[Any] | Tensor:
+    """Soft prompts (batch, compression, hidden) as they are; one alone becomes a batch of one.
+
+    An array that is mapped into memory stays there, and is looked through a part at a time.
 
     Raises:
         InputError: for another shape or dtype, and for numbers that are not finite.
     """
-    tensor = torch.as_tensor(soft_prompts)
-    tensor = tensor[None] if tensor.ndim == 2 else tensor
+    prompts = soft_prompts if isinstance(soft_prompts, Tensor) else np.asanyarray(soft_prompts)
+    prompts = prompts[None] if prompts.ndim == 2 else prompts
     expected = (model.compression, model.backbone.hidden_size)
-    if tensor.ndim != 3 or tuple(tensor.shape[1:]) != expected:
+    if prompts.ndim != 3 or tuple(prompts.shape[1:]) != expected:
         raise InputError(
-            f"soft_prompts have shape {tuple(tensor.shape)}; expected (batch, {expected[0]}, {expected[1]}) "
+            f"soft_prompts have shape {tuple(prompts.shape)}; expected (batch, {expected[0]}, {expected[1]}) "
             "from soft_prompts() of this checkpoint; a pooled embedding cannot be decoded"
         )
-    if not tensor.is_floating_point():
-        raise InputError(f"soft_prompts are {str(tensor.dtype).removeprefix('torch.')}; expected float32 or float16")
-    tensor = tensor.float()
-    finite = tensor.isfinite().all(dim=2).all(dim=1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise InputError(
-            f"soft prompt {bad[0]} holds NaN or infinity ({len(bad)} of {len(tensor)} do); make it again from its text"
-        )
-    return tensor
+    if not (prompts.is_floating_point() if isinstance(prompts, Tensor) else np.issubdtype(prompts.dtype, np.floating)):
+        raise InputError(f"soft_prompts are {str(prompts.dtype).removeprefix('torch.')}; expected float32 or float16")
+    for start in range(0, len(prompts), _LOOKED_THROUGH):
+        finite = _part(prompts, start, start + _LOOKED_THROUGH).isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = start + int((~finite).nonzero()[0])
+            raise InputError(f"soft prompt {bad} holds NaN or infinity; make it again from its text")
+    return prompts
+
+
+def _part(prompts: NDArray[Any] | Tensor, start: int, end: int) -> Tensor:
+    """Some of the soft prompts, as float32 in memory."""
+    part = prompts[start:end]
+    return part.float() if isinstance(part, Tensor) else torch.from_numpy(np.array(part, np.float32))
 
 
 def decode_texts(model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig) -> list[str]:
@@ -120,7 +130,7 @@ def decode_stream(model: Model, soft_prompt: ArrayLike | Tensor, config: DecodeC
     prompt = checked_prompts(model, soft_prompt)
     if len(prompt) != 1:
         raise InputError(f"expected one soft prompt to stream, found {len(prompt)}; decode takes many")
-    return _hold_back(_pieces(model, prompt, config), config.stop)
+    return _hold_back(_pieces(model, _part(prompt, 0, 1), config), config.stop)
 
 
 def _pieces(model: Model, prompt: Tensor, config: DecodeConfig) -> Generator[str]:
@@ -181,7 +191,7 @@ def _batches(
     """Token ids of each batch (rows, at most max_new_tokens)."""
     prompts = checked_prompts(model, soft_prompts)
     for start in range(0, len(prompts), config.batch_size):
-        part = prompts[start : start + config.batch_size]
+        part = _part(prompts, start, start + config.batch_size)
         options = _options(model, config, range(start, start + len(part)), record)
         yield model.generate(_with_question(model, part, config), config.max_new_tokens, **options)
 

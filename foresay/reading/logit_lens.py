@@ -1,66 +1,60 @@
-"""What a compression token holds: the logit lens.
+"""The logit lens: which tokens the backbone would write next, were a state its last one.
 
-In: an encoder and a text. Out: for each layer and compression token, the backbone's distribution over its
-vocabulary, as if that state were the last one (nostalgebraist 2020, "interpreting GPT: the logit lens").
-What a reader would get wrong: the library's last state is already behind the final norm, the others are not.
+In: states of special tokens at any layer. Out: the likeliest tokens with their probabilities (nostalgebraist 2020,
+"interpreting GPT: the logit lens"). At the last layer these are the backbone's own next-token probabilities.
+Be careful with the final norm: the library's last state is after it, so only the others go through it here.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone
+from ..config import LensConfig
+from ..cross_entropy import LOGITS_AT_ONCE
 from ..encoder import Encoder
 from ..errors import BackboneError
+from .lenses import Found, Hit, register
 
 _FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The likeliest words of one state.
+class LogitLens:
+    """Reads states through the backbone's head."""
 
-    Attributes:
-        layer: 0 is the input embedding, the last is what the head sees.
-        token: which compression token, from 0.
-        words: the likeliest tokens as text, with their probabilities, likeliest first.
-    """
+    score = "probability"
 
-    layer: int
-    token: int
-    words: list[tuple[str, float]]
+    def __init__(self, encoder: Encoder, config: LensConfig | None = None) -> None:
+        """Needs the encoder's backbone alone."""
+        self.backbone: Backbone = encoder.model.backbone
+        self._norm = _final_norm(self.backbone.decoder)
+        self._last = int(self.backbone.text_config.num_hidden_layers)
+        self._name = lru_cache(maxsize=None)(lambda token: str(self.backbone.tokenizer.decode([token])))
 
+    @torch.no_grad()
+    def log_probs(self, states: Tensor, layer: int) -> Tensor:
+        """Next-token log-probabilities of states (…, hidden) of a layer: (…, vocabulary) float32."""
+        seen = states if layer == self._last else self._norm(states)
+        return self.backbone.logits(seen).float().log_softmax(dim=-1)
 
-@torch.no_grad()
-def logit_lens(encoder: Encoder, text: str, *, prompt_name: str = "query") -> Tensor:
-    """The backbone's next-token log-probabilities at each layer and compression token.
+    def read(self, states: Tensor, layer: int, top: int) -> Found:
+        """The likeliest tokens of each state, and those of the mean distribution over a row's tokens."""
+        each: list[list[list[Hit]]] = []
+        merged: list[list[Hit]] = []
+        at_once = max(1, LOGITS_AT_ONCE // (states.shape[1] * self.backbone.text_config.vocab_size))
+        for start in range(0, len(states), at_once):
+            chances = self.log_probs(states[start : start + at_once], layer).exp_()
+            flat = self._best(chances.flatten(0, 1), top)
+            each += [flat[at : at + states.shape[1]] for at in range(0, len(flat), states.shape[1])]
+            merged += self._best(chances.mean(dim=1), top)
+        return each, merged
 
-    Returns:
-        (layers + 1, compression, vocabulary) float32, natural logarithms.
-    """
-    model, backbone = encoder.model, encoder.model.backbone
-    rows, _ = model.rows([encoder.prompts[prompt_name] + text], encoder.max_tokens)
-    (states,) = model.hidden_layers(rows)
-    norm = _final_norm(backbone.decoder)
-    seen = torch.cat([norm(states[:-1]), states[-1:]])
-    return backbone.logits(seen).float().log_softmax(dim=-1)
-
-
-def read_tokens(encoder: Encoder, text: str, *, top: int = 5) -> list[Reading]:
-    """The likeliest words of each state, layer by layer.
-
-    Args:
-        encoder: whose tokens to read.
-        text: embedded as a query.
-        top: words a state.
-    """
-    best = logit_lens(encoder, text).exp().topk(top, dim=-1)
-    decode = encoder.model.backbone.tokenizer.decode
-    return [
-        Reading(layer, token, [(decode([i]), float(p)) for i, p in zip(ids.tolist(), shares, strict=True)])
-        for layer, (layer_ids, layer_shares) in enumerate(zip(best.indices, best.values, strict=True))
-        for token, (ids, shares) in enumerate(zip(layer_ids, layer_shares, strict=True))
-    ]
+    def _best(self, chances: Tensor, top: int) -> list[list[Hit]]:
+        """The likeliest tokens of each distribution (any, vocabulary)."""
+        best = chances.topk(min(top, chances.shape[-1]), dim=-1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [[Hit(self._name(i), p) for i, p in zip(ids, shares, strict=True)] for ids, shares in pairs]
 
 
 def _final_norm(decoder: nn.Module) -> nn.Module:
@@ -69,3 +63,6 @@ def _final_norm(decoder: nn.Module) -> nn.Module:
         if isinstance(norm, nn.Module):
             return norm
     raise BackboneError(f"{type(decoder).__name__} has none of {', '.join(_FINAL_NORMS)}; the lens needs its last norm")
+
+
+register("logit", LogitLens)
