@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from foresay.backbone import NANO, Backbone
+from foresay.data.pairs import Pairs
 from foresay.data.responses import read_responses
 from foresay.encoder import Encoder
 from foresay.evaluation import PerQuery, Task, interval, ndcg, safety
@@ -58,7 +59,8 @@ def main(run: Path, output: Path) -> None:
     lines = [line("teacher on the question", teacher, teacher, shelf, harm)]
     for share in SHARES:
         targets = ((1 - share) * answered + share * asked).astype(np.float32)
-        start_from(encoder.model, ridge(encoder, [row.query for row in rows], targets, order[90:], order[:90]))
+        pairs = Pairs([row.query for row in rows], [row.response for row in rows], targets)
+        start_from(encoder.model, ridge(encoder, pairs, order[90:], order[:90]))
         lines.append(line(f"Foresay, W = {share:g}", encoder, teacher, shelf, harm))
     harmful = int(harm.harmful_queries.sum())
     facts = {"rows": len(rows), "questions": len(shelf.queries), "passages": len(shelf.documents), "harmful": harmful}

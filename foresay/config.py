@@ -178,7 +178,7 @@ class TeacherConfig(Options):
         DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
     ] = "auto"
     seed: Annotated[int, "Seed of the initial weights, the order of the texts, the blanks and the dropout."] = 0
-    tracker: Annotated[Tracker, "Where the figures go too, besides training/metrics.jsonl."] = "none"
+    tracker: Annotated[Tracker, "Where the metrics go too, besides training/metrics.jsonl."] = "none"
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -238,7 +238,7 @@ class ShapeConfig(Options):
         str, "Stored in the checkpoint: what encode_document puts before a text that the teacher does not embed."
     ] = "Summarize the following passage: "
     max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
-    held_out: Annotated[int, "Rows kept out of training for the live figures (a tenth at most)."] = 256
+    held_out: Annotated[int, "Rows kept out of training for the held-out metrics (a tenth at most)."] = 256
     dtype: Annotated[
         DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
     ] = "auto"
@@ -289,7 +289,9 @@ class TrainConfig(ShapeConfig):
         int, "Rank of a LoRA adapter that reads the texts too, the paper's ablation: slower, larger. 0: none."
     ] = 0
     token_learning_rate: Annotated[float, "Peak learning rate of the special tokens; 0 means that of the maps."] = 0.0
-    warmup_steps: Annotated[int, "Steps over which the learning rate rises from zero."] = 100
+    warmup_steps: Annotated[
+        int, "Steps over which the learning rate rises from zero; -1 is a tenth of the run, at most 100."
+    ] = -1
     decay_steps: Annotated[
         int, "Step at which the linear schedule reaches zero; 0 means at the last one (published: 20000 with 5000 run)."
     ] = 0
@@ -313,15 +315,25 @@ class TrainConfig(ShapeConfig):
     evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
     patience: Annotated[int, "Looks at the held-out rows without a lower loss that end the run; 0 never."] = 0
     keep: Annotated[int, "Last saved states kept, beside the best one."] = 2
-    tracker: Annotated[Tracker, "Where the figures go too, besides training/metrics.jsonl."] = "none"
+    tracker: Annotated[Tracker, "Where the metrics go too, besides training/metrics.jsonl."] = "none"
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
         for name in ("batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("warmup_steps", "decay_steps", "patience", "token_learning_rate", "contrast_weight", "lora_rank"):
+        for name in ("decay_steps", "patience", "token_learning_rate", "contrast_weight", "lora_rank"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _require(
+            -1 <= self.warmup_steps <= self.steps,
+            f"warmup_steps is {self.warmup_steps} and steps is {self.steps}, so the learning rate would never reach "
+            f"its peak; expected at most {self.steps}, or -1 for a tenth of the run",
+        )
+        _require(
+            self.decay_steps == 0 or self.decay_steps >= self.steps,
+            f"decay_steps is {self.decay_steps} and steps is {self.steps}, so the last steps would change nothing; "
+            "expected at least as many as steps, or 0",
+        )
         _require(self.temperature > 0, f"temperature is {self.temperature}; expected a number above 0")
         _require(
             self.alignment_weight > 0 and self.reconstruction_weight >= 0,
@@ -331,6 +343,11 @@ class TrainConfig(ShapeConfig):
             not self.patience or self.held_out > 0,
             "patience looks at the held-out rows, and held_out is 0; keep some out, or set patience to 0",
         )
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the rise: those asked for, or a tenth of the run and at most 100."""
+        return min(100, self.steps // 10) if self.warmup_steps < 0 else self.warmup_steps
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .engines.respond import respond
 from .evaluation import PerQuery, Task, interval, ndcg, safety
 from .teachers.llm2vec import NANO_TEACHER
 from .teachers.teach import Teacher, load_teacher, teach
-from .training.step import Figures
+from .training.metrics import Event, Step
 from .training.train import train
 
 EXAMPLE = Path(__file__).parent / "packaged" / "example"
@@ -94,8 +94,11 @@ def quickstart(output: Path, device: str, bars: Bars) -> None:
     console.print("3  Special tokens and two maps learn to reach a target from the question alone.")
     with bars("train") as progress:
 
-        def report(step: int, figures: Figures) -> None:
-            progress(step, TRAIN.steps, f"loss {figures['loss']:.2f}" if step else "closed-form start")
+        def report(event: Event) -> None:
+            if isinstance(event, Step):
+                progress(event.step, event.total, f"loss {event.metrics['loss']:.2f}")
+            else:
+                progress(0, TRAIN.steps, "closed-form start")
 
         encoder = train(Pairs.load(responses, targets), backbone, checkpoint, TRAIN, report)
     shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")

@@ -6,6 +6,7 @@ import numpy as np
 
 from foresay.config import TrainConfig
 from foresay.data.pairs import Pairs
+from foresay.training.metrics import Report, Step
 
 from .conftest import SENTENCES
 
@@ -24,3 +25,8 @@ def pairs(dim: int = 8) -> Pairs:
     """24 rows with random targets."""
     targets = np.random.default_rng(0).normal(size=(len(QUERIES), dim)).astype(np.float32)
     return Pairs(QUERIES, RESPONSES, targets, {"responses": "made up"})
+
+
+def noting(steps: list[int]) -> Report:
+    """A report that notes the numbers of the steps."""
+    return lambda event: steps.append(event.step) if isinstance(event, Step) else None

@@ -15,6 +15,7 @@ from foresay.checkpoints.verify import verify
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError
 from foresay.model import Model
+from foresay.training.metrics import Event, Step
 from foresay.training.step import gradient, losses_of
 from foresay.training.train import train
 
@@ -65,9 +66,9 @@ def test_its_gradient_is_the_plain_one(backbone: Get) -> None:
     assert len(plain) > 5 + 10
     for limit in (1, 10_000):
         config = small(micro_batch_tokens=limit)
-        figures = gradient(model, rows, answers, targets, config)
-        assert figures["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert losses_of(model, rows, answers, targets, config) == pytest.approx(figures, rel=1e-5)
+        metrics = gradient(model, rows, answers, targets, config)
+        assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert losses_of(model, rows, answers, targets, config) == pytest.approx(metrics, rel=1e-5)
         for weight, wanted in zip(model.parameters(), plain, strict=True):
             torch.testing.assert_close(weight.grad, wanted, atol=2e-5 * float(wanted.abs().max()), rtol=1e-4)
 
@@ -80,8 +81,8 @@ def test_trained_saved_resumed_and_loaded(backbone: Get, tmp_path: Path) -> None
     class Killed(Exception):
         pass
 
-    def kill(step: int, figures: dict[str, float]) -> None:
-        if step == 3:
+    def kill(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:
             raise Killed
 
     with pytest.raises(Killed):

@@ -13,7 +13,8 @@ from foresay.config import TrainConfig
 from foresay.errors import InputError
 from foresay.model import Model
 from foresay.training.losses import alignment_loss, contrast_loss
-from foresay.training.step import Figures, gradient, losses_of
+from foresay.training.metrics import Metrics
+from foresay.training.step import gradient, losses_of
 
 from .conftest import SENTENCES
 
@@ -52,13 +53,13 @@ def test_no_cut_changes_the_gradient(backbone: Callable[[str], Backbone], option
     rows, _ = model.rows(SENTENCES, 64)
     answers = model.backbone.tokenize(SENTENCES[::-1])
     targets = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32))
-    seen: list[tuple[Figures, list[Tensor]]] = []
+    seen: list[tuple[Metrics, list[Tensor]]] = []
     for limit in (1, 60, 10_000):
         config = TrainConfig(micro_batch_tokens=limit, **options)
-        figures = gradient(model, rows, answers, targets, config)
-        seen.append((figures, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]))
-        assert losses_of(model, rows, answers, targets, config) == pytest.approx(figures, rel=1e-5)
-        assert ("reconstruction" in figures) == (config.reconstruction_weight > 0)
+        metrics = gradient(model, rows, answers, targets, config)
+        seen.append((metrics, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]))
+        assert losses_of(model, rows, answers, targets, config) == pytest.approx(metrics, rel=1e-5)
+        assert ("reconstruction" in metrics) == (config.reconstruction_weight > 0)
 
     prompts, embeddings = model.outputs(model.hidden(rows))
     loss = config.alignment_weight * alignment_loss(embeddings, targets, config) / 6
@@ -66,8 +67,8 @@ def test_no_cut_changes_the_gradient(backbone: Callable[[str], Backbone], option
     if config.reconstruction_weight:
         loss = loss + model.reconstruction_loss(prompts, answers) / sum(map(len, answers))
     plain = torch.autograd.grad(loss, list(model.parameters()))
-    for figures, gradients in seen:
-        assert figures["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for metrics, gradients in seen:
+        assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
         for one, other in zip(gradients, plain, strict=True):
             torch.testing.assert_close(one, other, atol=2e-5 * float(other.abs().max()), rtol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Several processes are one: the same rows, the same figures, the same weights; and they fail together."""
+"""Several processes are one: the same rows, the same metrics, the same weights; and they fail together."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def launch(count: int, arguments: list[str]) -> subprocess.CompletedProcess[str]
 def test_two_processes_are_one(
     folder: Callable[[str], Path], backbone: Callable[[str], Backbone], tmp_path: Path
 ) -> None:
-    """Invariant 5: batches of 5 rows over 2 processes; figures to 1e-4, weights to a hundredth of what they moved."""
+    """Invariant 5: batches of 5 rows over 2 processes; metrics to 1e-4, weights to a hundredth of what they moved."""
     rows = [{"id": str(i), "query": f"What is {i}?", "response": f"It is {i}. " * (1 + i % 4)} for i in range(24)]
     responses, targets = tmp_path / "responses.jsonl", tmp_path / "teacher"
     responses.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -63,12 +63,12 @@ def test_two_processes_are_one(
     done = launch(2, [*command, "-o", str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained; try") == 1
-    figures = []
+    metrics = []
     for run in ("one", "two"):
         lines = (tmp_path / run / "training" / "metrics.jsonl").read_text().splitlines()
-        figures.append([{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines])
-    assert len(figures[0]) == len(figures[1]) == 4
-    for alone, together in zip(*figures, strict=True):
+        metrics.append([{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines])
+    assert len(metrics[0]) == len(metrics[1]) == 4
+    for alone, together in zip(*metrics, strict=True):
         assert together == pytest.approx(alone, rel=1e-4)
     one, two = (load_file(tmp_path / run / "foresay.safetensors") for run in ("one", "two"))
     moved = 4 * CONFIG.learning_rate

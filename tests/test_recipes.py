@@ -25,7 +25,7 @@ def test_the_published_ones() -> None:
     assert (two.thought, two.compression, two.learning_rate, two.start) == (0, 10, 3e-4, "random")
     assert (one.thought, one.compression) == (10, 10)
     assert TrainConfig(**recipe("paper-v2", "llama")).learning_rate == 5e-4
-    assert schedule(two.steps - 1, two) == pytest.approx(0.754, abs=1e-3)
+    assert schedule(two).share(two.steps - 1) == pytest.approx(0.754, abs=1e-3)
     assert TrainConfig(**recipe("default", "qwen3")) == TrainConfig()
     with pytest.raises(InputError, match="no recipe 'paper-v3'"):
         recipe("paper-v3", "qwen3")

@@ -28,12 +28,14 @@ from foresay.model import Model
 from foresay.teachers import bidirectional, llm2vec
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
-from foresay.teachers.make import learning_rate, make_teacher
+from foresay.teachers.make import make_teacher, schedule
 from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_gradient
 from foresay.teachers.teach import SentenceTransformerTeacher, load_teacher
-from foresay.training.signals import Stopped
+from foresay.training.metrics import Event, Step
+from foresay.training.stopping import Stopped
 
 from .conftest import FAMILIES, SENTENCES, make_folder, save_and_export
+from .making import noting
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{sentence} ({i})" for i in range(4) for sentence in SENTENCES]
@@ -305,7 +307,7 @@ def test_a_model_without_dropout_has_no_stage_2(backbone: Get, tmp_path: Path, m
 # -- the run ---------------------------------------------------------------------------------------------
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
+def metrics(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, without the times."""
     lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
@@ -314,13 +316,15 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("mntp", "simcse"), [(12, 0), (0, 12)])
 def test_each_stage_learns(backbone: Get, tmp_path: Path, mntp: int, simcse: int) -> None:
     """Either alone; its loss falls."""
-    losses = []
+    losses: list[Event] = []
     config = TeacherConfig(mntp_steps=mntp, simcse_steps=simcse, **{**SMALL, "mntp_batch_size": 8})
-    make_teacher(TEXTS, backbone("gpt_neox"), tmp_path / "t", config, lambda *now: losses.append(now))
-    rows = figures(tmp_path / "t")
+    make_teacher(TEXTS, backbone("gpt_neox"), tmp_path / "t", config, losses.append)
+    rows = metrics(tmp_path / "t")
     assert {row["stage"] for row in rows} == {"mntp" if mntp else "simcse"}
     assert np.mean([row["loss"] for row in rows[-4:]]) < 0.9 * np.mean([row["loss"] for row in rows[:4]])
-    assert losses[-1][:2] == (12, 12) and f"loss {rows[-1]['loss']:.3f}" in losses[-1][2]
+    last = losses[-1]
+    assert isinstance(last, Step)
+    assert (last.step, last.total, last.stage, last.metrics["loss"]) == (12, 12, rows[-1]["stage"], rows[-1]["loss"])
 
 
 @pytest.mark.parametrize("killed", [3, 5, 7])
@@ -332,8 +336,8 @@ def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> Non
     class Killed(Exception):
         pass
 
-    def kill(done: int, total: int | None, note: str) -> None:
-        if done == killed:
+    def kill(event: Event) -> None:
+        if isinstance(event, Step) and event.step == killed:
             raise Killed
 
     with pytest.raises(Killed):
@@ -342,11 +346,11 @@ def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> Non
     with (tmp_path / "killed" / "training" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "sta')  # torn by the kill
     steps: list[int] = []
-    resumed = make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda done, *_: steps.append(done))
+    resumed = make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, noting(steps))
     assert steps == list(range(killed // 2 * 2 + 1, 9))
     for name, weight in whole.reader.trained().items():
         assert torch.equal(weight, resumed.reader.trained()[name]), name
-    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
     before = (tmp_path / "killed" / "teacher.json").read_bytes()
     make_teacher(TEXTS, backbone("qwen3"), tmp_path / "killed", config, lambda *_: pytest.fail("a step ran"))
     assert (tmp_path / "killed" / "teacher.json").read_bytes() == before
@@ -355,8 +359,8 @@ def test_a_killed_run_goes_on(backbone: Get, tmp_path: Path, killed: int) -> Non
 def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
     """A polite kill loses no step, and leaves no teacher."""
 
-    def terminate(done: int, total: int | None, note: str) -> None:
-        if done == 1:
+    def terminate(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = TeacherConfig(mntp_steps=3, simcse_steps=0, **{**SMALL, "save_every": 100})
@@ -364,17 +368,17 @@ def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
         make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t", config, terminate)
     assert not (tmp_path / "t" / "teacher.json").exists()
     steps: list[int] = []
-    make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t", config, lambda done, *_: steps.append(done))
+    make_teacher(TEXTS, backbone("qwen3"), tmp_path / "t", config, noting(steps))
     assert steps == [3]
 
 
 def test_another_run_in_the_same_folder_is_refused(backbone: Get, teachers: Callable[[str], Path]) -> None:
     """Other options, or other texts."""
     folder, base = teachers("qwen3"), backbone("qwen3")
-    with pytest.raises(InputError, match="another run: mntp_steps was 2 and is now 1; give the same options"):
+    with pytest.raises(InputError, match=r"another config\.mntp_steps \(2 there, 1 now\); give the same options"):
         made(base, folder, mntp=1)
     config = TeacherConfig(mntp_steps=2, simcse_steps=2, **SMALL)
-    with pytest.raises(InputError, match="texts_sha256 was"):
+    with pytest.raises(InputError, match="another texts_sha256"):
         make_teacher([*TEXTS[1:], "other"], base, folder, config)
 
 
@@ -392,7 +396,7 @@ def test_options_that_cannot_work(backbone: Get, tmp_path: Path) -> None:
 
 def test_schedule() -> None:
     """A rise over the first tenth, then a straight fall."""
-    rates = [learning_rate(step, 20, 1.0) for step in range(20)]
+    rates = [schedule(20).share(step) for step in range(20)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] == pytest.approx(1 / 18)
 
@@ -407,7 +411,7 @@ def test_the_command(folder: Callable[[str], Path], tmp_path: Path) -> None:
     result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "1 rows hold no text" in result.output and "foresay teach responses.jsonl -t" in result.output
-    assert max(row["tokens"] for row in figures(tmp_path / "t")) <= 16
+    assert max(row["tokens"] for row in metrics(tmp_path / "t")) <= 16
     assert load_teacher(str(tmp_path / "t"), device="cpu").dim == 32
 
 

@@ -21,12 +21,14 @@ from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
+from foresay.training.loop import row_order
+from foresay.training.metrics import Event, Metrics, Step
 from foresay.training.micro_batch import MicroBatch
-from foresay.training.signals import Stopped
-from foresay.training.step import Figures, gradient, losses_of
-from foresay.training.train import row_order, schedule, train
+from foresay.training.step import gradient, losses_of
+from foresay.training.stopping import Stopped
+from foresay.training.train import schedule, train
 
-from .making import QUERIES, RESPONSES, pairs, small
+from .making import QUERIES, RESPONSES, noting, pairs, small
 
 Get = Callable[[str], Backbone]
 
@@ -44,20 +46,20 @@ def test_backbone_stays_and_trained_weights_move(backbone: Get, tmp_path: Path) 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "gpt_neox"])
 def test_loss_does_not_depend_on_the_cut(backbone: Get, family: str) -> None:
-    """Invariant 5: one pass for all, or a row at a time, gives the same figures and gradient."""
+    """Invariant 5: one pass for all, or a row at a time, gives the same metrics and gradient."""
     model = Model(backbone(family), thought=1, compression=3, dim=8)
     base = model.backbone
     rows, _ = model.rows(QUERIES[:12], 64)
     answers = [[*ids, base.end_id] for ids in base.tokenize(RESPONSES[:12])]
     targets = torch.from_numpy(pairs().targets[:12])
-    seen: list[tuple[Figures, list[Tensor]]] = []
+    seen: list[tuple[Metrics, list[Tensor]]] = []
     for limit in (1, 150, 100_000):
         model.zero_grad()
         config = TrainConfig(micro_batch_tokens=limit)
-        figures = gradient(model, rows, answers, targets, config)
-        seen.append((figures, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]))
-    for figures, gradients in seen[1:]:
-        assert figures == pytest.approx(seen[0][0], rel=1e-5)
+        metrics = gradient(model, rows, answers, targets, config)
+        seen.append((metrics, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]))
+    for metrics, gradients in seen[1:]:
+        assert metrics == pytest.approx(seen[0][0], rel=1e-5)
         for one, other in zip(gradients, seen[0][1], strict=True):
             scale = other.abs().max()
             torch.testing.assert_close(one / scale, other / scale, atol=2e-5, rtol=1e-5)
@@ -95,8 +97,8 @@ def test_held_out_loss_is_the_training_loss_of_other_rows(backbone: Get) -> None
     answers = [[*ids, base.end_id] for ids in base.tokenize(RESPONSES[:9])]
     targets = torch.from_numpy(pairs().targets[:9])
     config = TrainConfig(alignment_weight=0.5, reconstruction_weight=2.0, micro_batch_tokens=200)
-    figures = gradient(model, rows, answers, targets, config)
-    assert losses_of(model, rows, answers, targets, config) == pytest.approx(figures, rel=1e-5)
+    metrics = gradient(model, rows, answers, targets, config)
+    assert losses_of(model, rows, answers, targets, config) == pytest.approx(metrics, rel=1e-5)
 
 
 def test_the_best_step_is_the_result(backbone: Get, tmp_path: Path) -> None:
@@ -112,23 +114,21 @@ def test_the_best_step_is_the_result(backbone: Get, tmp_path: Path) -> None:
 
 
 def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -> None:
-    """Invariant 6, bit for bit: weights, optimiser, figures, best step."""
+    """Invariant 6, bit for bit: weights, optimiser, metrics, best step."""
     config = small(steps=4, held_out=2)
     whole = train(pairs(), backbone("qwen3"), tmp_path / "whole", config)
 
     class Killed(Exception):
         pass
 
-    def kill(step: int, figures: Figures) -> None:
-        if step == 3:  # one step behind the last save: it has to be done again
+    def kill(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:  # one step behind the last save: it has to be done again
             raise Killed
 
     with pytest.raises(Killed):
         train(pairs(), backbone("qwen3"), tmp_path / "killed", config, kill)
     steps: list[int] = []
-    resumed = train(
-        pairs(), backbone("qwen3"), tmp_path / "killed", config, lambda step, _: steps.append(step) if step else None
-    )
+    resumed = train(pairs(), backbone("qwen3"), tmp_path / "killed", config, noting(steps))
     assert steps == [3, 4]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
@@ -160,15 +160,15 @@ def test_another_run_in_the_same_folder_is_refused(backbone: Get, tmp_path: Path
 def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:
     """A polite kill loses no step."""
 
-    def terminate(step: int, figures: Figures) -> None:
-        if step == 1:
+    def terminate(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = small(steps=6, evaluate_every=100)
     with pytest.raises(Stopped, match="step 2"):
         train(pairs(), backbone("qwen3"), tmp_path / "run", config, terminate)
     steps: list[int] = []
-    train(pairs(), backbone("qwen3"), tmp_path / "run", config, lambda step, _: steps.append(step) if step else None)
+    train(pairs(), backbone("qwen3"), tmp_path / "run", config, noting(steps))
     assert steps == [3, 4, 5, 6]
 
 
@@ -182,16 +182,17 @@ def test_it_overfits_eight_pairs(tmp_path: Path) -> None:
     config = small(
         start="random", steps=50, learning_rate=1e-2, warmup_steps=10, compression=4, micro_batch_tokens=8192
     )
-    seen: list[Figures] = []
+    seen: list[Step] = []
     encoder = train(
         Pairs(queries, responses, targets),
         base,
         tmp_path / "run",
         config,
-        lambda step, f: seen.append(f) if step else None,
+        lambda event: seen.append(event) if isinstance(event, Step) else None,
     )
-    assert seen[-1]["alignment"] < 0.05 * seen[0]["alignment"]
-    assert seen[-1]["reconstruction"] < 0.1 * seen[0]["reconstruction"]
+    first, last = seen[0].metrics, seen[-1].metrics
+    assert last["alignment"] < 0.05 * first["alignment"]
+    assert last["reconstruction"] < 0.1 * first["reconstruction"]
     assert encoder.decode(queries, max_new_tokens=16) == responses
     assert (Encoder.similarity(encoder.encode(queries), targets).argmax(axis=1) == np.arange(8)).all()
 
@@ -199,11 +200,11 @@ def test_it_overfits_eight_pairs(tmp_path: Path) -> None:
 def test_schedule() -> None:
     """A linear rise, a straight fall to zero; the published run stops with three quarters of the rate left."""
     config = TrainConfig(steps=10, warmup_steps=2)
-    rates = [schedule(step, config) for step in range(10)]
+    rates = [schedule(config).share(step) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] == pytest.approx(1 / 8)
     published = TrainConfig(steps=5000, warmup_steps=100, decay_steps=20_000)
-    assert schedule(4999, published) == pytest.approx(0.754, abs=1e-3)
+    assert schedule(published).share(4999) == pytest.approx(0.754, abs=1e-3)
 
 
 def test_row_order_is_a_shuffle_a_pass() -> None:
@@ -243,11 +244,11 @@ def test_out_of_memory_halves_the_passes(
 
     monkeypatch.setattr(Model, where, full_once)
     limit = MicroBatch(config.micro_batch_tokens)
-    figures = gradient(model, rows, answers, targets, config, limit)
+    metrics = gradient(model, rows, answers, targets, config, limit)
     assert limit.tokens == 64
     assert [record.message for record in caplog.records if "out of memory: from here on 64" in record.message]
     assert len(caplog.records) == 1
-    assert figures == pytest.approx(expected, rel=1e-5)
+    assert metrics == pytest.approx(expected, rel=1e-5)
     for weight, before in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(weight.grad, before, atol=1e-5 * float(before.abs().max()), rtol=1e-4)
 
@@ -270,8 +271,8 @@ from foresay.training.train import train
 from tests.making import pairs
 from tests.test_train import killed_config
 
-def kill(step, figures):
-    if step == 5:
+def kill(event):
+    if getattr(event, "step", 0) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
 train(pairs(), Backbone.load(sys.argv[1], device="cpu"), Path(sys.argv[2]), killed_config(), kill)
@@ -284,7 +285,7 @@ def killed_config() -> TrainConfig:
 
 
 def test_sigkill_costs_nothing(folder: Callable[[str], Path], backbone: Get, tmp_path: Path) -> None:
-    """Invariant 6 with a real kill: weights, figures and the best step come out bit for bit the same."""
+    """Invariant 6 with a real kill: weights, metrics and the best step come out bit for bit the same."""
     whole = train(pairs(), backbone("qwen3"), tmp_path / "whole", killed_config())
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", KILLED, str(folder("qwen3")), str(tmp_path / "killed")]
@@ -295,9 +296,7 @@ def test_sigkill_costs_nothing(folder: Callable[[str], Path], backbone: Get, tmp
     with (folder_of / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "alig')  # a line torn by the kill
     steps: list[int] = []
-    resumed = train(
-        pairs(), backbone("qwen3"), tmp_path / "killed", killed_config(), lambda step, _: steps.append(step)
-    )
+    resumed = train(pairs(), backbone("qwen3"), tmp_path / "killed", killed_config(), noting(steps))
     assert steps == [5, 6]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
@@ -337,8 +336,8 @@ def test_patience_ends_a_run_that_gets_no_better(backbone: Get, tmp_path: Path) 
 def test_a_stop_out_of_turn_changes_nothing(backbone: Get, tmp_path: Path) -> None:
     """SIGTERM between two looks at the held-out rows: the run that goes on is the run that was not stopped."""
 
-    def terminate(step: int, figures: Figures) -> None:
-        if step == 2:
+    def terminate(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = small(steps=4, evaluate_every=4, held_out=2)

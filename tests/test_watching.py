@@ -19,6 +19,7 @@ from foresay.errors import InputError
 from foresay.teachers.make import make_teacher
 from foresay.training.curves import draw_curves
 from foresay.training.live import LiveTable
+from foresay.training.metrics import Read, Step
 from foresay.training.tracking import tracking
 from foresay.training.train import train
 
@@ -75,7 +76,7 @@ class Double(library.GeneralTracker):  # type: ignore[misc]
 def test_a_tracker_gets_each_step(
     backbone: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of training and of making a teacher: the figures of metrics.jsonl, and options in types that trackers take."""
+    """Of training and of making a teacher: the metrics of metrics.jsonl, and options in types that trackers take."""
     monkeypatch.setitem(library.LOGGER_TYPE_TO_CLASS, "tensorboard", Double)
     monkeypatch.setattr(Double, "made", [])
     PartialState._reset_state()  # whatever ran before in this process
@@ -86,7 +87,7 @@ def test_a_tracker_gets_each_step(
     for run, tracker in zip(("run", "teacher"), Double.made, strict=True):
         lines = (tmp_path / run / "training" / "metrics.jsonl").read_text().splitlines()
         rows = [{k: v for k, v in json.loads(line).items() if k != "stage"} for line in lines]
-        assert [{"step": step, **figures} for step, figures in tracker.steps] == rows
+        assert [{"step": step, **metrics} for step, metrics in tracker.steps] == rows
         assert tracker.place == ("foresay", tmp_path / run / "training")
         assert tracker.finished
         assert all(isinstance(value, bool | int | float | str) for value in tracker.options.values())
@@ -108,12 +109,12 @@ def test_a_tracker_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_table_in_a_terminal() -> None:
-    """Running means, held-out figures, the best of them, speed; losses that are off have no row."""
+    """Running means, held-out metrics, the best of them, speed; losses that are off have no row."""
     console = Console(force_terminal=True, width=100, file=io.StringIO())
     with LiveTable(3, console) as table:
-        table(0, {"fitted rows": 12})
-        for step, figures in enumerate(STEPS, 1):
-            table(step, figures)
+        table(Read(12, 20))
+        for step, metrics in enumerate(STEPS, 1):
+            table(Step(step, 3, metrics))
     plain = Console(width=100, file=io.StringIO(), record=True)
     plain.print(table.drawing())
     rows = {words[0]: words[1:] for words in map(str.split, plain.export_text().splitlines()) if words}
@@ -129,8 +130,8 @@ def test_lines_where_there_is_no_terminal() -> None:
     """One at the first step and one a look at the held-out rows, no control characters."""
     out = io.StringIO()
     with LiveTable(3, Console(file=out, width=80)) as table:
-        for step, figures in enumerate(STEPS, 1):
-            table(step, figures)
+        for step, metrics in enumerate(STEPS, 1):
+            table(Step(step, 3, metrics))
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 1/3", "step 2/3", "step 3/3"]
     assert "held-out loss 2.75" in lines[2]

@@ -9,6 +9,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..data.queries import Progress
     from ..encoder import Encoder
+    from ..training.metrics import Report
 
 
 def texts_of(source: str | None, texts: tuple[str, ...], column: str | None, split: str) -> tuple[list[str], list[str]]:
@@ -72,3 +73,16 @@ def progress_bar(what: str) -> "Iterator[Progress]":
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+
+def on_bar(progress: "Progress") -> "Report":
+    """Shows the events of a training run on a bar."""
+    from ..training.metrics import Event, Read, digits
+
+    def report(event: Event) -> None:
+        if isinstance(event, Read):
+            progress(event.rows, event.total, "rows read")
+        else:
+            progress(event.step, event.total, f"{event.stage} loss {digits(event.metrics['loss'])}".strip())
+
+    return report

@@ -9,7 +9,7 @@ from ..config import TeachConfig, TeacherConfig
 from ..errors import DataError
 from ..files import check_output
 from .options import Command, build, options, shared
-from .running import calm_libraries, progress_bar
+from .running import calm_libraries, on_bar, progress_bar
 
 
 @click.command(
@@ -39,14 +39,14 @@ def teacher(
 ) -> None:
     """Make a teacher of BACKBONE with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
 
-    Goes on where it stopped when it is run again. OUTPUT/training holds the figures of each step.
+    Goes on where it stopped when it is run again. OUTPUT/training holds the metrics of each step.
     """
     config = build(TeacherConfig, values)
     calm_libraries()
     from ..backbone import Backbone
     from ..data.queries import Query, read_queries
     from ..teachers.make import make_teacher
-    from ..training.signals import Stopped
+    from ..training.stopping import Stopped
 
     rows = list(read_queries(texts, column=column, split=split))
     good = [row.text for row in rows if isinstance(row, Query)]
@@ -55,7 +55,7 @@ def teacher(
     model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
     with progress_bar("training") as progress:
         try:
-            make_teacher(good, model, output, config, progress)
+            make_teacher(good, model, output, config, on_bar(progress))
         except Stopped as stopped:
             raise click.ClickException(str(stopped)) from None
     click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {output} -o targets")

@@ -9,7 +9,7 @@ import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
 from .options import Command, build, given, options, shared
-from .running import calm_libraries, progress_bar
+from .running import calm_libraries, on_bar, progress_bar
 
 
 @click.command(
@@ -48,7 +48,7 @@ def fit(
     pairs = Pairs.load(responses, targets)
     model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
     with progress_bar("fitting") as progress:
-        encoder = run(pairs, model, output, config, lambda rows: progress(rows, len(pairs.queries), ""))
+        encoder = run(pairs, model, output, config, on_bar(progress))
     click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
 
 
@@ -86,7 +86,7 @@ def train(
 ) -> None:
     """Train special tokens and maps on RESPONSES and their TARGETS.
 
-    Goes on where it stopped when it is run again. OUTPUT/training holds the figures and their curves.
+    Goes on where it stopped when it is run again. OUTPUT/training holds the metrics and their curves.
 
     On several GPUs: accelerate launch -m foresay train … (or torchrun -m); they share each batch.
     """
@@ -97,7 +97,7 @@ def train(
     from ..data.pairs import Pairs
     from ..training.distributed import is_first, leave
     from ..training.live import LiveTable
-    from ..training.signals import Stopped
+    from ..training.stopping import Stopped
     from ..training.train import train as run
 
     if not is_first():

@@ -1,9 +1,7 @@
-"""What a checkpoint is made from: queries, responses and targets, row by row; and the encoder before it has learned.
+"""What a checkpoint is made from: queries, responses and targets, row by row.
 
-In: what `respond` and `teach` wrote, and the shape of a checkpoint. Out: `Pairs`, which of them are kept out, an
-untrained encoder of that shape, and how near an encoder comes to the targets of the rows kept out.
-What a reader would get wrong: targets are stored in the teacher's axes. Where embeddings may be shortened, a model has
-axes of its own, and `Model.to_own_axes` stands between the two.
+In: what `respond` and `teach` wrote. Out: `Pairs`, and which of them are kept out of training.
+Careful: targets are stored in the teacher's axes, and may be mapped into memory: take a few rows at a time.
 """
 
 from collections.abc import Sequence
@@ -12,17 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..backbone import Backbone
-from ..config import ShapeConfig, TrainConfig
-from ..encoder import DocumentTeacher, Encoder
+from ..config import ShapeConfig
 from ..errors import InputError
 from ..files import file_hash
-from ..model import Model
-from ..prompts import EVALUATION
-from ..training.matryoshka import principal_axes
 from .responses import read_responses
 from .targets import Targets
 
@@ -71,63 +63,3 @@ class Pairs:
         rows = np.random.default_rng(config.seed).permutation(len(self.queries))
         held = min(config.held_out, len(rows) // 10)
         return np.sort(rows[held:]), np.sort(rows[:held])
-
-
-def untrained(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
-    """An encoder of the shape that is asked for, its weights drawn by the seed.
-
-    Raises:
-        InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named or gone.
-    """
-    dim = pairs.targets.shape[1]
-    if config.dims and config.dims[-1] >= dim:
-        raise InputError(f"dims go up to {config.dims[-1]}, the targets have width {dim}; expected smaller numbers")
-    model = Model(
-        backbone,
-        thought=config.thought,
-        compression=config.compression,
-        dim=dim,
-        template=config.template,
-        readout=config.readout,
-        rotated=bool(config.dims),
-        lora_rank=config.lora_rank if isinstance(config, TrainConfig) else 0,
-        seed=config.seed,
-    )
-    if model.rotation is not None:
-        model.rotation.copy_(torch.from_numpy(principal_axes(pairs.targets, pairs.split(config)[0])))
-    document_teacher = None
-    if config.documents == "teacher":
-        if "teacher" not in pairs.origin:
-            raise InputError(
-                "documents are to be embedded by the teacher, and the pairs do not say which that is: use Pairs.load, "
-                "or let the checkpoint do it: documents='checkpoint'"
-            )
-        document_teacher = DocumentTeacher(*(pairs.origin[name] for name in ("teacher", "revision", "max_tokens")))
-        place = Path(document_teacher.name)
-        if place.is_absolute() and not place.exists():
-            raise InputError(
-                f"documents are to be embedded by the teacher {place}, which is gone; put it back, or let the "
-                "checkpoint do it: --documents checkpoint"
-            )
-    return Encoder(
-        model,
-        prompts={**EVALUATION, "query": config.query_prompt, "document": config.document_prompt},
-        max_tokens=config.max_query_tokens,
-        dims=config.dims,
-        document_teacher=document_teacher,
-    )
-
-
-def nearness(encoder: Encoder, pairs: Pairs, rows: NDArray[np.int64]) -> dict[str, float]:
-    """The mean cosine of embeddings to their own targets, and how often the own target is the nearest of all rows'.
-
-    Nothing where there are no rows.
-    """
-    if not len(rows):
-        return {}
-    model = encoder.model
-    targets = torch.from_numpy(np.array(pairs.targets[rows], np.float32)).to(model.backbone.device)
-    embeddings = encoder.encode([pairs.queries[i] for i in rows], on_cut="ignore")
-    cosine = Encoder.similarity(embeddings, model.to_own_axes(targets).cpu().numpy())
-    nearest = cosine.argmax(axis=1) == np.arange(len(rows))
-    return {"cosine": float(np.diag(cosine).mean()), "retrieval@1": float(nearest.mean())}

@@ -1,23 +1,21 @@
 """Texts to a teacher: makes an unsupervised LLM2Vec embedder of any causal language model (arXiv 2404.05961).
 
 In: unlabelled texts and a backbone. Out: a folder that `teach -t` and plain sentence-transformers open; under its
-`training/` the figures of each step (`metrics.jsonl`) and what a killed run resumes from.
+`training/` the metrics of each step (`metrics.jsonl`) and what a killed run resumes from.
 
-    stage 1   masked next-token prediction       both in stages.py
+    stage 1   masked next-token prediction       both in objectives.py
     stage 2   unsupervised SimCSE
 
-What a reader would get wrong: one LoRA adapter goes through both stages, where the authors merge the first and train
-a second. And nothing is random but by seed and step: order, blanks and dropout do not depend on how often a run was
-killed, or on what else drew random numbers.
+Careful: one LoRA adapter goes through both stages, where the authors merge the first and train a second. And nothing is
+random but by seed and step: order, blanks and dropout do not depend on how often a run was killed, or on what else
+drew random numbers.
 """
 
 import hashlib
 import itertools
-import json
 import logging
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,18 +23,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..backbone import Backbone, check_texts
-from ..checkpoints.folder import appear
+from ..checkpoints.folder import appear, new_draft
 from ..config import TeacherConfig
-from ..data.queries import Progress
 from ..errors import BackboneError, InputError
-from ..files import differences, load_object, read_json, write_json
-from ..training.signals import Stopped, stop_signals
-from ..training.step import Figures
-from ..training.tracking import tracking
-from ..training.train import row_order
+from ..files import write_json
+from ..training.distributed import Processes
+from ..training.loop import row_order, run_steps
+from ..training.metrics import Report, Step
+from ..training.optimizer import Optimizer, Schedule
+from ..training.run_folder import STATE, RunFolder
 from .bidirectional import ADAPTER_WEIGHTS, Bidirectional
 from .llm2vec import LLM2VecTeacher, save
 from .objectives import DROPOUT, blank, mntp_gradient, simcse_gradient
@@ -45,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 RANK = 16
 """Of the adapter, on every linear layer of the decoder, as in the published models."""
+CLIP_NORM = 1.0
+"""Largest gradient norm."""
 
 
 def make_teacher(
@@ -52,55 +52,45 @@ def make_teacher(
     backbone: Backbone,
     output: Path,
     config: TeacherConfig | None = None,
-    progress: Progress | None = None,
+    report: Report | None = None,
 ) -> LLM2VecTeacher:
-    """Trains, or goes on where a killed run stopped, and writes the teacher to `output`.
+    """Trains, or resumes a run that was killed, and writes the teacher to `output`.
 
     Args:
         texts: unlabelled, of the kind that the teacher is to embed.
         backbone: the frozen language model; it stays causal and bit-identical.
         output: folder to make.
         config: options; those of a run that is resumed must be the same.
-        progress: told after each step.
+        report: told of each step.
 
     Returns:
         the teacher, over the backbone's own weights.
 
     Raises:
         InputError: if there are too few texts, or `output` holds a run with other options or texts.
+        DataError: if another process trains in `output`, or nothing can be written there.
         BackboneError: if the model cannot read in both directions, or has no attention dropout.
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
-    run = _Run(check_texts(texts), backbone, Path(output), config or TeacherConfig())
-    run.resume()
-    with tracking(run.config.tracker, run.folder, asdict(run.config)) as track, stop_signals() as stopped:
-        while run.step < run.total:
-            figures = run.one_step()
-            last, stop = run.step == run.total, stopped()
-            run.log(figures)
-            track(run.step, figures)
-            if last or stop or run.step == run.config.mntp_steps or run.step % run.config.save_every == 0:
-                run.save()
-            if progress:
-                progress(run.step, run.total, f"{run.stage(run.step - 1)} loss {figures['loss']:.3f}")
-            if stop and not last:
-                raise Stopped(f"stopped and saved at step {run.step}; the same command goes on from there")
-    return run.finish()
+    with RunFolder(Path(output) / "training") as files:
+        run = _Teaching(check_texts(texts), backbone, files, config or TeacherConfig())
+        run.start()
+        run_steps(run, report)
+        return run.finish(Path(output))
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """The rate of a stage's step (counted from 0): a rise over its first tenth, then a straight line to zero."""
-    warmup = max(1, steps // 10)
-    return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
+def schedule(steps: int) -> Schedule:
+    """The learning rate's in a stage: a rise over its first tenth, then a straight line to zero."""
+    return Schedule(max(1, steps // 10), steps)
 
 
 # -- the run ---------------------------------------------------------------------------------------------
 
 
-class _Run:
-    """One training run: the adapter, the optimiser, where it is, and its files."""
+class _Teaching:
+    """One run: the adapter, the optimiser, where it is, and its files."""
 
-    def __init__(self, texts: list[str], backbone: Backbone, output: Path, config: TeacherConfig) -> None:
+    def __init__(self, texts: list[str], backbone: Backbone, files: RunFolder, config: TeacherConfig) -> None:
         if len(texts) < 2:
             raise InputError(f"{len(texts)} texts; a teacher needs at least 2 to train on")
         if config.simcse_steps and len(texts) < config.simcse_batch_size:
@@ -108,8 +98,8 @@ class _Run:
                 f"{len(texts)} texts do not fill a batch of {config.simcse_batch_size} in stage 2, where a text would "
                 "then be its own negative; give more texts, or lower --simcse-batch-size"
             )
-        self.texts, self.backbone, self.output, self.config = texts, backbone, output, config
-        self.folder = output / "training"
+        self.texts, self.backbone, self.files, self.config = texts, backbone, files, config
+        self.processes = Processes()
         self.total, self.step = config.mntp_steps + config.simcse_steps, 0
         self.reader = Bidirectional(backbone)
         self.reader.new_adapter(RANK, config.seed)
@@ -125,13 +115,17 @@ class _Run:
 
     def _start_stage(self) -> None:
         """A fresh optimiser and order of the texts; dropout in stage 2 only."""
-        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=0.0, weight_decay=0.0)
+        self.optimizer = Optimizer(self.weights, dict.fromkeys(self.weights, self._option("learning_rate")))
         second = self.stage(self.step) == "simcse"
         self.order: Iterator[int] = row_order(self.config.seed + second, len(self.texts))
         if second:
             self.reader.set_attention_dropout(DROPOUT)
             self.reader.model.train()
             self._check_dropout()
+
+    def _within(self) -> int:
+        """Steps of the present stage that are done."""
+        return self.step - (0 if self.stage(self.step) == "mntp" else self.config.mntp_steps)
 
     @torch.no_grad()
     def _check_dropout(self) -> None:
@@ -145,33 +139,47 @@ class _Run:
                 "needs; leave it out with --simcse-steps 0"
             )
 
-    # -- one step ----------------------------------------------------------------------------------------
+    # -- what the loop asks for --------------------------------------------------------------------------
 
-    def one_step(self) -> Figures:
+    @property
+    def folder(self) -> Path:
+        return self.files.folder
+
+    @property
+    def tracker(self) -> str:
+        return self.config.tracker
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return asdict(self.config)
+
+    def done(self) -> bool:
+        """Whether both stages are done."""
+        return self.step >= self.total
+
+    def next_step(self) -> Step:
         """One optimiser step on the next batch of the stage."""
-        started, config = time.perf_counter(), self.config
-        if self.step == config.mntp_steps:
+        started = time.perf_counter()
+        if self.step == self.config.mntp_steps:
             self._start_stage()
+        stage = self.stage(self.step)
         batch = [self.texts[i] for i in itertools.islice(self.order, self._option("batch_size"))]
         rows = [row[: self._option("max_tokens")] for row in self.backbone.tokenize(batch)]
-        compute = self._mntp if self.stage(self.step) == "mntp" else self._simcse
-        loss = compute(rows)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
-        within = self.step - (0 if self.stage(self.step) == "mntp" else config.mntp_steps)
-        rate = learning_rate(within, self._option("steps"), self._option("learning_rate"))
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        loss = self._mntp(rows) if stage == "mntp" else self._simcse(rows)
+        share = schedule(self._option("steps")).share(self._within())
+        rate = share * self._option("learning_rate")
+        norm = self.optimizer.step(share, CLIP_NORM)
         self.step += 1
-        seconds, tokens = time.perf_counter() - started, sum(map(len, rows))
-        return {
-            "loss": loss,
-            "gradient_norm": float(norm),
-            "learning_rate": rate,
-            "tokens": tokens,
-            "seconds": seconds,
-        }
+        metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "tokens": float(sum(map(len, rows)))}
+        return Step(self.step, self.total, metrics | {"seconds": time.perf_counter() - started}, stage)
+
+    def record(self, step: Step, *, stop: bool) -> Step:
+        """Writes down the step, and where it is time or the run is to stop, its state; the end of stage 1 stays."""
+        self.files.log(step.step, {"stage": step.stage, **step.metrics})
+        ends = (self.total, self.config.mntp_steps)
+        if stop or step.step in ends or step.step % self.config.save_every == 0:
+            self.files.save(step.step, [self.config.mntp_steps], self._save)
+        return step
 
     def _mntp(self, rows: list[list[int]]) -> float:
         random = np.random.default_rng([self.config.seed, self.step])
@@ -214,66 +222,33 @@ class _Run:
             "config": options,
         }
 
-    def resume(self) -> None:
+    def start(self) -> None:
         """Goes back to the last state on disk, if there is one of this very run."""
-        states = sorted(self.folder.glob("step-*/state.json"))
-        if not states:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run killed before its first save
-            write_json(self.folder / "run.json", self._identity())
+        state = self.files.open(self._identity())
+        if state is None:
             return
-        changed = differences(read_json(self.folder / "run.json"), self._identity())
-        if changed:
-            raise InputError(
-                f"{self.output} holds another run: {changed}; give the same options to go on with it, or another -o"
-            )
-        self.step = int(read_json(states[-1])["step"])
-        self._load(states[-1].parent)
-        metrics = self.folder / "metrics.jsonl"
-        rows = [(line, load_object(line)) for line in metrics.read_text().splitlines(True)]  # a kill may tear the last
-        metrics.write_text("".join(line for line, row in rows if row is not None and row["step"] <= self.step))
-        logger.info("resuming %s at step %d", self.output, self.step)
-
-    def _load(self, folder: Path) -> None:
+        self.step = int(state["step"])
+        folder = self.files.path(self.step)
         tensors = load_file(folder / ADAPTER_WEIGHTS, device=str(self.backbone.device))
         for name, weight in self.weights.items():
             weight.data.copy_(tensors[name])
         if self.step in (self.config.mntp_steps, self.total):
             return  # the next step, if any, starts a stage
         self._start_stage()
-        within = self.step - (0 if self.stage(self.step) == "mntp" else self.config.mntp_steps)
-        for _ in range(within * self._option("batch_size")):
+        for _ in range(self._within() * self._option("batch_size")):
             next(self.order)
-        moments = load_file(folder / "optimizer.safetensors", device=str(self.backbone.device))
-        for name, weight in self.weights.items():
-            state = {moment: moments[f"{name}.{moment}"] for moment in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[weight] = {"step": torch.tensor(float(within)), **state}
+        self.optimizer.load(folder, self._within())
 
-    def log(self, figures: Figures) -> None:
-        """Appends one line of figures."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.step, "stage": self.stage(self.step - 1), **figures}) + "\n")
-
-    def save(self) -> None:
-        """Writes the state as a folder that is there whole or not at all; keeps the last, and the end of stage 1."""
-        current = self.folder / f"step-{self.step:06d}"
-        draft = self.folder / f".{current.name}.saving"
-        shutil.rmtree(draft, ignore_errors=True)
+    def _save(self, folder: Path) -> None:
+        draft = new_draft(folder)
         self.reader.save_adapter(draft, self.backbone.name, self.backbone.revision)
-        moments = {
-            f"{name}.{moment}": self.optimizer.state[weight][moment].contiguous()
-            for name, weight in self.weights.items()
-            for moment in ("exp_avg", "exp_avg_sq")
-        }
-        save_file(moments, draft / "optimizer.safetensors")
-        write_json(draft / "state.json", {"step": self.step})
-        appear(draft, current)
-        for old in self.folder.glob("step-*"):
-            if old.name not in (current.name, f"step-{self.config.mntp_steps:06d}"):
-                shutil.rmtree(old)
+        self.optimizer.save(draft)
+        write_json(draft / STATE, {"step": self.step})
+        appear(draft, folder)
 
-    def finish(self) -> LLM2VecTeacher:
+    def finish(self, output: Path) -> LLM2VecTeacher:
         """Writes the teacher into the output folder itself."""
         self.reader.model.eval()
-        save(self.output, self.reader, self._identity())
-        return LLM2VecTeacher(self.reader, str(self.output), adapters=[self.output / "adapter"])
+        with self.files.writing():
+            save(output, self.reader, self._identity())
+        return LLM2VecTeacher(self.reader, str(output), adapters=[output / "adapter"])

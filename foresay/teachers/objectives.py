@@ -5,7 +5,7 @@ In: a backbone that reads in both directions, and token ids. Out: gradients in t
     mntp     masked next-token prediction: a fifth of the tokens is blanked; the state *before* a blank says which
     simcse   each text twice through dropout; the two vectors must find each other among the batch
 
-What a reader would get wrong: how a batch is cut into passes changes neither gradient, though the second ties all
+Careful: how a batch is cut into passes changes neither gradient, though the second ties all
 texts together; only its dropout falls elsewhere.
 """
 
@@ -19,6 +19,7 @@ from torch.nn import functional
 from ..backbone import Backbone
 from ..batching import length_batches
 from ..cross_entropy import chunked_cross_entropy
+from ..training.grad_cache import in_passes
 from .bidirectional import Bidirectional
 
 BLANKED = 0.2
@@ -113,17 +114,11 @@ def simcse_gradient(reader: Bidirectional, rows: Sequence[list[int]], seed: int,
         torch.manual_seed(seed + number)
         return reader.mean([rows[i] for i in part])
 
+    def loss(both: Tensor) -> Tensor:
+        return contrast(both[: len(rows)], both[len(rows) :])
+
     small = sum(lengths) <= micro_batch_tokens // 2
-    with torch.set_grad_enabled(small):
-        made = [vectors(*one) for one in passes]
-    both = torch.cat(made) if small else torch.cat(made).requires_grad_()
-    loss = contrast(both[: len(rows)], both[len(rows) :])
-    loss.backward()  # type: ignore[no-untyped-call]
-    if not small:
-        upstream = torch.split(both.grad, [len(part) for _, part in passes])  # type: ignore[arg-type]
-        for one, gradient in zip(passes, upstream, strict=True):
-            vectors(*one).backward(gradient)  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+    return in_passes(passes, lambda one: vectors(*one), loss, at_once=small)
 
 
 def contrast(one: Tensor, other: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 In: an encoder, queries, targets. Out: the map, without any gradient, and the penalty that served the held-out rows
 best. It is all there is to `fit`, and where `train` starts (`TrainConfig.start`).
-What a reader would get wrong: the states are never kept. Their Gram matrix is summed block by block, so memory does
+Careful: the states are never kept. Their Gram matrix is summed block by block, so memory does
 not grow with the rows, and one factorisation of it serves every penalty. Nor does it grow without bound with the parts
 that are read, tokens or layers: beyond `MOST_FEATURES` numbers, each is first reduced to its principal components.
 """
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ..data.pairs import Pairs
 from ..encoder import Encoder
 from ..model import Model
+from .metrics import Read, Report
 
 PENALTIES = tuple(float(penalty) for penalty in 10.0 ** np.arange(-4, 2.5, 0.5))
 """Tried on the held-out rows; in units of a standardised state's variance."""
@@ -36,7 +38,7 @@ class Fit:
         weight: (dim, width) float32.
         bias: (dim,) float32.
         center: (width,) float32, to subtract from the states first.
-        spread: (width,) float32, to divide them by then.
+        scale: (width,) float32, to divide them by then.
         path: each penalty with the mean cosine of the held-out rows to their targets; empty where none were held out.
         penalty: the one chosen.
     """
@@ -44,7 +46,7 @@ class Fit:
     weight: Tensor
     bias: Tensor
     center: Tensor
-    spread: Tensor
+    scale: Tensor
     path: dict[float, float]
     penalty: float
 
@@ -57,28 +59,30 @@ class Fit:
 @torch.no_grad()
 def ridge(
     encoder: Encoder,
-    queries: Sequence[str],
-    targets: NDArray[np.float32],
+    pairs: Pairs,
     rows: NDArray[np.int64],
     held: NDArray[np.int64],
-    progress: Callable[[int], None] | None = None,
+    report: Report | None = None,
 ) -> Fit:
     """Fits the map on `rows` and chooses its penalty on `held`.
 
     Args:
         encoder: whose states are read; its special tokens stay as they are.
-        queries: texts.
-        targets: (queries, dim), in the teacher's axes; the map leads to the model's.
+        pairs: queries and targets, these in the teacher's axes; the map leads to the model's.
         rows: which of them to fit on.
         held: which of them choose the penalty; may be empty, then the path's middle one is taken.
-        progress: told after each block how many rows are done.
+        report: told after each block how many rows have been read.
     """
     model = encoder.model
 
     def read(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        states = features_of(encoder, [queries[i] for i in chosen])
-        wanted = torch.from_numpy(np.array(targets[chosen], np.float32)).to(states.device)
+        states = features_of(encoder, [pairs.queries[i] for i in chosen])
+        wanted = torch.from_numpy(np.array(pairs.targets[chosen], np.float32)).to(states.device)
         return states, model.to_own_axes(wanted)
+
+    def told(done: int) -> None:
+        if report:
+            report(Read(done, len(rows) + len(held)))
 
     features: _Features | None = None
     for start in range(0, len(rows), _BLOCK):
@@ -87,17 +91,17 @@ def ridge(
             features = _Features(states.reshape(len(states), model.parts, -1))
             moments = _Moments(features.width, wanted.shape[1], states.device)
         moments.add(features(states), wanted)
-        if progress:
-            progress(min(start + _BLOCK, len(rows)))
+        told(min(start + _BLOCK, len(rows)))
     if features is None:
         raise ValueError("there are no rows to fit on")
     solve, path = moments.solver(standardise=features.basis is None), {}
     if len(held):
         states, wanted = read(held)
+        told(len(rows) + len(held))
         path = {one: _mean_cosine(states, features.unfold(*solve(one)), wanted) for one in PENALTIES}
     penalty = max(path, key=lambda one: path[one]) if path else PENALTIES[len(PENALTIES) // 2]
-    weight, bias, center, spread = (tensor.float() for tensor in features.unfold(*solve(penalty)))
-    return Fit(weight, bias, center, spread, path, penalty)
+    weight, bias, center, scale = (tensor.float() for tensor in features.unfold(*solve(penalty)))
+    return Fit(weight, bias, center, scale, path, penalty)
 
 
 @torch.no_grad()
@@ -114,7 +118,7 @@ def start_from(model: Model, found: Fit) -> None:
         model.align.weight.copy_(found.weight)
         model.align.bias.copy_(found.bias)
         return
-    weight = found.weight / found.spread
+    weight = found.weight / found.scale
     model.align.weight.copy_(weight)
     model.align.bias.copy_(found.bias - weight @ found.center)
 
@@ -122,7 +126,7 @@ def start_from(model: Model, found: Fit) -> None:
 def standardise(model: Model, found: Fit) -> None:
     """Lets a model that reads every layer see its states as they were standardised for the fit."""
     model.center.copy_(found.center.view_as(model.center))
-    model.spread.copy_(found.spread.view_as(model.spread))
+    model.spread.copy_(found.scale.view_as(model.spread))
 
 
 @torch.no_grad()
@@ -142,34 +146,34 @@ class _Features:
         """Looks at (texts, parts, hidden)."""
         flat = block.flatten(1)
         self.center = flat.mean(dim=0)
-        self.spread = flat.std(dim=0, correction=0).clamp_min(_CONSTANT)
+        self.scale = flat.std(dim=0, correction=0).clamp_min(_CONSTANT)
         self.basis: Tensor | None = None  # (parts, hidden, components)
         self.width = flat.shape[1]
         _, parts, hidden = block.shape
         if self.width > MOST_FEATURES:
             components = min(MOST_FEATURES // parts, hidden, len(block))
-            standard = ((flat - self.center) / self.spread).view_as(block).transpose(0, 1)
+            standard = ((flat - self.center) / self.scale).view_as(block).transpose(0, 1)
             self.basis = torch.linalg.svd(standard, full_matrices=False).Vh[:, :components].transpose(1, 2)
             self.width = parts * components
 
     def __call__(self, states: Tensor) -> Tensor:
         """(texts, parts * hidden) to (texts, width)."""
-        standard = (states - self.center) / self.spread
+        standard = (states - self.center) / self.scale
         if self.basis is None:
             return standard
         parts, hidden, _ = self.basis.shape
         by_part = standard.view(-1, parts, hidden).transpose(0, 1) @ self.basis
         return by_part.transpose(0, 1).flatten(1)
 
-    def unfold(self, weight: Tensor, bias: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, ...]:
-        """A map of standardised features (dim, width) as one of standardised states: weight, bias, center, spread."""
+    def unfold(self, weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, ...]:
+        """A map of standardised features (dim, width) as one of standardised states: weight, bias, center, scale."""
         if self.basis is None:
-            center, scale = self.center.to(mean), self.spread.to(mean)
-            return weight, bias, center + scale * mean, scale * spread
+            center, scale = self.center.to(mean), self.scale.to(mean)
+            return weight, bias, center + scale * mean, scale * deviation
         bias = bias - weight @ mean
         by_part = weight.view(len(weight), len(self.basis), -1).transpose(0, 1)
         unfolded = by_part @ self.basis.transpose(1, 2).to(weight)
-        return unfolded.transpose(0, 1).flatten(1), bias, self.center, self.spread
+        return unfolded.transpose(0, 1).flatten(1), bias, self.center, self.scale
 
 
 class _Moments:
@@ -194,20 +198,20 @@ class _Moments:
         self.cross += (features.T @ targets).to(self.home)
 
     def solver(self, *, standardise: bool) -> Callable[[float], tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """What gives, for a penalty, weight (dim, width), bias (dim,), mean and spread of the features (width,)."""
+        """What gives, for a penalty, weight (dim, width), bias (dim,), mean and deviation of the features (width,)."""
         mean, target = self.feature / self.count, self.target / self.count
         covariance = self.gram / self.count - torch.outer(mean, mean)
-        spread = covariance.diagonal().clamp_min(_CONSTANT**2).sqrt() if standardise else torch.ones_like(mean)
-        values, vectors = torch.linalg.eigh(covariance / torch.outer(spread, spread))
-        projected = vectors.T @ ((self.cross / self.count - torch.outer(mean, target)) / spread[:, None])
+        deviation = covariance.diagonal().clamp_min(_CONSTANT**2).sqrt() if standardise else torch.ones_like(mean)
+        values, vectors = torch.linalg.eigh(covariance / torch.outer(deviation, deviation))
+        projected = vectors.T @ ((self.cross / self.count - torch.outer(mean, target)) / deviation[:, None])
 
         def solve(penalty: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            return ((vectors / (values.clamp_min(0) + penalty)) @ projected).T, target, mean, spread
+            return ((vectors / (values.clamp_min(0) + penalty)) @ projected).T, target, mean, deviation
 
         return solve
 
 
 def _mean_cosine(states: Tensor, solution: tuple[Tensor, ...], wanted: Tensor) -> float:
-    weight, bias, center, spread = (tensor.float().to(states.device) for tensor in solution)
-    found = (states - center) / spread @ weight.T + bias
+    weight, bias, center, scale = (tensor.float().to(states.device) for tensor in solution)
+    found = (states - center) / scale @ weight.T + bias
     return float(functional.cosine_similarity(found, wanted, dim=1).mean())

@@ -1,21 +1,22 @@
-"""The figures of a training run as a picture: each loss that is on, and the held-out rows, against the step."""
+"""The metrics of a training run as a picture: each loss that is on, and the held-out rows, against the step.
+
+In: `metrics.jsonl`. Out: a PNG.
+Careful: only losses that the run had get a panel, so pictures of two runs may have different panels.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-_LOSSES = {
+from .metrics import ALIGNMENT_UNITS, HELD_OUT, LOSSES, held_out
+
+_COLOURS = {
     "alignment": "#2563a8",
     "reconstruction": "#b4531f",
     "contrast": "#7a3f9d",
+    "cosine": "#2563a8",
+    "retrieval@1": "#2f7d4f",
 }
-_UNITS = {
-    "mse": "mean squared error",
-    "cosine": "1 − cosine",
-    "reconstruction": "nats a token",
-    "contrast": "nats a row",
-}
-_NEARNESS = {"cosine": "#2563a8", "retrieval@1": "#2f7d4f"}
 _WIDE = 30
 """Ratio of the largest to the smallest value from which on a loss is drawn on a logarithmic scale."""
 
@@ -23,8 +24,8 @@ _WIDE = 30
 def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
     """Draws `metrics.jsonl`, a line a step, as a PNG with a panel a loss and one for the held-out rows.
 
-    Each loss is drawn thin as it was and thick as its running mean, since single batches are noisy; as dots, where the
-    held-out rows stand.
+    Each loss is drawn thin as it was and thick as its running mean, since single batches are noisy; as dots, the
+    held-out rows.
 
     Args:
         metrics: what the run wrote.
@@ -35,16 +36,17 @@ def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    losses = [name for name in _LOSSES if any(name in row for row in rows)]
-    near = [name for name in _NEARNESS if any(name in row for row in rows)]
+    units = {loss.name: loss.unit for loss in LOSSES} | {"alignment": ALIGNMENT_UNITS[alignment]}
+    losses = [loss.name for loss in LOSSES[1:] if any(loss.name in row for row in rows)]
+    near = [metric.name for metric in HELD_OUT if any(metric.name in row for row in rows)]
     count = len(losses) + bool(near)
     figure = Figure(figsize=(4 * count, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count, squeeze=False)[0]
     for panel, name in zip(panels, losses, strict=False):
-        _draw_loss(panel, rows, name, _UNITS[alignment if name == "alignment" else name])
+        _draw_loss(panel, rows, name, units[name])
     if near:
-        _draw_nearness(panels[-1], rows, near)
+        _draw_held_out(panels[-1], rows, near)
     for panel in panels:
         panel.set_xlabel("step")
         panel.spines[["top", "right"]].set_visible(False)
@@ -54,9 +56,9 @@ def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
 
 def _draw_loss(panel: Any, rows: list[dict[str, Any]], name: str, unit: str) -> None:  # noqa: ANN401 - matplotlib's
     steps, values = _series(rows, name)
-    panel.plot(steps, values, color=_LOSSES[name], alpha=0.25, linewidth=0.8)
-    panel.plot(steps, _running_mean(values), color=_LOSSES[name], linewidth=1.8, label="running mean")
-    held_steps, held = _series(rows, f"held_out_{name}")
+    panel.plot(steps, values, color=_COLOURS[name], alpha=0.25, linewidth=0.8)
+    panel.plot(steps, _running_mean(values), color=_COLOURS[name], linewidth=1.8, label="running mean")
+    held_steps, held = _series(rows, held_out(name))
     if held:
         panel.plot(held_steps, held, "o", color="#333333", markersize=3.5, label="held out")
         panel.legend(frameon=False, loc="best")
@@ -67,11 +69,11 @@ def _draw_loss(panel: Any, rows: list[dict[str, Any]], name: str, unit: str) -> 
     panel.set_ylabel(unit)
 
 
-def _draw_nearness(panel: Any, rows: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+def _draw_held_out(panel: Any, rows: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's
     lowest = 0.0
     for name in names:
         steps, values = _series(rows, name)
-        panel.plot(steps, values, marker="o", markersize=3, color=_NEARNESS[name], label=name)
+        panel.plot(steps, values, marker="o", markersize=3, color=_COLOURS[name], label=name)
         lowest = min(lowest, *values)
     panel.set_title("held-out rows")
     panel.set_ylim(lowest, 1)

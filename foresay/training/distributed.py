@@ -2,7 +2,7 @@
 
 In: the variables that `accelerate launch` or `torchrun` sets for each process. Out: `Processes`, whose every method
 does nothing of note where there is only one.
-What a reader would get wrong: every method but `share` is a meeting. All processes must come to the same ones in the
+Careful: every method but `share` is a meeting. All processes must come to the same ones in the
 same order, or they wait for each other for ever; so nothing that one process alone can see (a signal, a file, an
 error, full memory) may decide what happens next before it was told to the others.
 """
@@ -55,12 +55,12 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
-    def sum_figures(self, figures: dict[str, float]) -> dict[str, float]:
-        """The sum of each figure over the processes."""
+    def sum_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The sum of each metric over the processes."""
         if self.count == 1:
-            return figures
-        total = self.sum(torch.tensor(list(figures.values()), dtype=torch.float64, device=self._device))
-        return dict(zip(figures, total.tolist(), strict=True))
+            return metrics
+        total = self.sum(torch.tensor(list(metrics.values()), dtype=torch.float64, device=self._device))
+        return dict(zip(metrics, total.tolist(), strict=True))
 
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """Adds up the gradients; a process that had no rows has none of its own."""
@@ -70,7 +70,7 @@ class Processes:
 
     def any(self, here: bool) -> bool:
         """Whether it is so in one process at least."""
-        return bool(self.sum_figures({"": float(here)})[""])
+        return bool(self.sum_metrics({"": float(here)})[""])
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes; the others wait for it. An error there is raised in all of them."""

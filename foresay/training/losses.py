@@ -6,7 +6,7 @@ In: embeddings and targets, (rows, dim). Out: losses.
     contrast    InfoNCE (arXiv 1807.03748): among the targets of a whole batch, the embedding's own is the nearest
 
 Where an embedding may be shortened, each loss is the mean over its lengths (Matryoshka, arXiv 2205.13147).
-What a reader would get wrong: a language model refuses or greets in the same words over and over. A batch then holds
+Careful: a language model refuses or greets in the same words over and over. A batch then holds
 the same target more than once, and such a row is no negative, or the contrast would push an embedding off its target.
 """
 
@@ -43,9 +43,9 @@ def contrast_loss(embedding: Tensor, target: Tensor, config: TrainConfig) -> Ten
     return torch.stack(losses).mean()
 
 
-def weighted(figures: dict[str, float], config: TrainConfig) -> float:
+def weighted(losses: dict[str, float], config: TrainConfig) -> float:
     """The loss that is minimised: the weighted sum of those that are on."""
-    return float(sum(getattr(config, f"{name}_weight") * value for name, value in figures.items()))
+    return float(sum(getattr(config, f"{name}_weight") * value for name, value in losses.items()))
 
 
 def _distance(embedding: Tensor, target: Tensor, kind: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Embeddings that may be shortened: axes in which the first numbers tell most (Matryoshka, arXiv 2205.13147).
 
 In: the teacher's vectors. Out: an orthogonal matrix that turns them to their principal axes.
-What a reader would get wrong: the turn costs nothing. It changes no cosine and no distance between full vectors, and a
+Careful: the turn costs nothing. It changes no cosine and no distance between full vectors, and a
 linear map takes it in, so only the order in which an embedding's numbers tell something changes. Document vectors of
 the teacher have to be turned the same way, which `Encoder.encode_document` does.
 """

@@ -1,7 +1,7 @@
 """How much runs in one forward pass, and what happens when that was too much.
 
 In: a computation that can be cut into passes of any size and gives the same result. Out: its result.
-What a reader would get wrong: the size never grows back. What did not fit once would not fit again, and a step that is
+Careful: the size never grows back. What did not fit once would not fit again, and a step that is
 done twice costs more than passes of half the size.
 """
 

@@ -1,7 +1,7 @@
 """One training step: the losses of a batch and their gradient, in as little memory as asked for.
 
-In: token ids of queries and responses, targets. Out: the gradient on the trained weights, and the figures.
-What a reader would get wrong: the loss is a function of the batch, not of how it is cut. Every sum is divided by
+In: token ids of queries and responses, targets. Out: the gradient on the trained weights, and the losses.
+Careful: the loss is a function of the batch, not of how it is cut. Every sum is divided by
 the whole batch's counts, so neither `micro_batch_tokens` nor the number of processes changes anything but time and
 memory.
 """
@@ -15,10 +15,11 @@ from torch import Tensor
 from ..batching import length_batches
 from ..config import TrainConfig
 from ..model import Model
+from .grad_cache import pull
 from .losses import alignment_loss, contrast_loss, weighted
+from .metrics import Metrics
 from .micro_batch import MicroBatch
 
-Figures = dict[str, float]
 Rows = Sequence[list[int]]
 
 
@@ -31,7 +32,7 @@ class _Share:
         responses: token ids, end token included.
         targets: (rows, dim).
         rows, tokens: queries and response tokens of the whole batch, by which sums are divided.
-        pull: (rows, dim), the gradient of their embeddings by a loss that ties the batch together; or None.
+        upstream: (rows, dim), the gradient of their embeddings by a loss that ties the batch together; or None.
     """
 
     queries: Rows
@@ -39,12 +40,12 @@ class _Share:
     targets: Tensor
     rows: int
     tokens: int
-    pull: Tensor | None = None
+    upstream: Tensor | None = None
 
 
 def gradient(
     model: Model, queries: Rows, responses: Rows, targets: Tensor, config: TrainConfig, limit: MicroBatch | None = None
-) -> Figures:
+) -> Metrics:
     """Puts the gradient of one batch into the trained weights, however many forward passes and processes it takes.
 
     Every process gets the whole batch, computes its share, and ends with the gradient of the whole. The contrast ties
@@ -65,23 +66,21 @@ def gradient(
     limit = limit or MicroBatch(config.micro_batch_tokens)
     at = limit.processes.share([len(query) + len(response) for query, response in zip(queries, responses, strict=True)])
     mine = [queries[i] for i in at]
-    pull, contrast = None, {}
+    upstream, contrast = None, {}
     if config.contrast_weight:
         embeddings = torch.zeros_like(targets)
         embeddings[at] = limit.run(lambda most: _outputs(model, mine, most)[1])
-        leaf = limit.processes.sum(embeddings).requires_grad_()
-        loss = contrast_loss(leaf, targets, config)
-        pull = torch.autograd.grad(config.contrast_weight * loss, leaf)[0][at]
-        contrast["contrast"] = float(loss.detach())
+        contrast["contrast"], slope = pull(limit.processes.sum(embeddings), lambda e: contrast_loss(e, targets, config))
+        upstream = config.contrast_weight * slope[at]
     tokens = sum(map(len, responses))
-    share = _Share(mine, [responses[i] for i in at], targets[at], len(queries), tokens, pull)
-    figures = limit.processes.sum_figures(limit.run(lambda most: _gradient(model, share, config, most))) | contrast
+    share = _Share(mine, [responses[i] for i in at], targets[at], len(queries), tokens, upstream)
+    metrics = limit.processes.sum_metrics(limit.run(lambda most: _gradient(model, share, config, most))) | contrast
     limit.processes.sum_gradients(model.parameters())
-    return {"loss": weighted(figures, config), **figures}
+    return {"loss": weighted(metrics, config), **metrics}
 
 
-def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Figures:
-    """The gradient and the figures of a share.
+def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Metrics:
+    """The gradient and the metrics of a share.
 
     The queries run in groups that fit `most`. Within a group, the soft prompts of all rows are made first; the
     reconstruction then runs over passes of its own, sorted by response length, each adding to the gradient of the
@@ -100,8 +99,8 @@ def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Fi
         totals["alignment"] += float(alignment.detach())
         tensors: list[Tensor] = [alignment * config.alignment_weight]
         gradients: list[Tensor | None] = [None]
-        if share.pull is not None:
-            tensors, gradients = [*tensors, embedding], [*gradients, share.pull[order]]
+        if share.upstream is not None:
+            tensors, gradients = [*tensors, embedding], [*gradients, share.upstream[order]]
         if config.reconstruction_weight:
             leaf = soft_prompt.detach().requires_grad_()
             lengths = [len(responses[i]) + model.compression for i in order]
@@ -117,31 +116,31 @@ def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Fi
 @torch.no_grad()
 def losses_of(
     model: Model, queries: Rows, responses: Rows, targets: Tensor, config: TrainConfig, limit: MicroBatch | None = None
-) -> Figures:
+) -> Metrics:
     """The losses that `gradient` differentiates, over any number of rows, without differentiating them."""
     limit = limit or MicroBatch(config.micro_batch_tokens)
     at = limit.processes.share([len(query) + len(response) for query, response in zip(queries, responses, strict=True)])
     mine = [queries[i] for i in at], [responses[i] for i in at]
     share = _Share(*mine, targets[at], len(queries), sum(map(len, responses)))
     sums, own = limit.run(lambda most: _losses(model, share, config, most))
-    figures = limit.processes.sum_figures(sums)
+    metrics = limit.processes.sum_metrics(sums)
     if config.contrast_weight:
         embeddings = torch.zeros_like(targets)
         embeddings[at] = own
-        figures["contrast"] = float(contrast_loss(limit.processes.sum(embeddings), targets, config))
-    return {"loss": weighted(figures, config), **figures}
+        metrics["contrast"] = float(contrast_loss(limit.processes.sum(embeddings), targets, config))
+    return {"loss": weighted(metrics, config), **metrics}
 
 
-def _losses(model: Model, share: _Share, config: TrainConfig, most: int) -> tuple[Figures, Tensor]:
+def _losses(model: Model, share: _Share, config: TrainConfig, most: int) -> tuple[Metrics, Tensor]:
     """The losses of a share, and its embeddings (rows, dim)."""
     prompts, embeddings = _outputs(model, share.queries, most)
-    figures = {"alignment": float(alignment_loss(embeddings, share.targets, config)) / share.rows}
+    metrics = {"alignment": float(alignment_loss(embeddings, share.targets, config)) / share.rows}
     if config.reconstruction_weight:
         lengths = [len(row) + model.compression for row in share.responses]
         parts = length_batches(lengths, most)
         nats = [model.reconstruction_loss(prompts[part], [share.responses[i] for i in part]) for part in parts]
-        figures["reconstruction"] = float(sum(nats)) / share.tokens
-    return figures, embeddings
+        metrics["reconstruction"] = float(sum(nats)) / share.tokens
+    return metrics, embeddings
 
 
 @torch.no_grad()

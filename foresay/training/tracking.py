@@ -1,7 +1,7 @@
-"""The figures of a run sent to a tracker as well: TensorBoard, Weights & Biases, MLflow, Trackio.
+"""The metrics of a run sent to a tracker as well: TensorBoard, Weights & Biases, MLflow, Trackio.
 
-In: the tracker's name, figures. Out: whatever the tracker makes of them; TensorBoard writes below the run's folder.
-What a reader would get wrong: a run that is resumed sends the steps since its last saved state again. Trackers that
+In: the tracker's name, steps. Out: whatever the tracker makes of them; TensorBoard writes below the run's folder.
+Careful: a run that is resumed sends the steps since its last saved state again. Trackers that
 draw by step show those twice; `metrics.jsonl` holds each step once.
 """
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .metrics import Step
 
 PROJECT = "foresay"
 
-Track = Callable[[int, Mapping[str, float]], None]
+Track = Callable[[Step], None]
 
 
 @contextmanager
@@ -24,16 +25,16 @@ def tracking(name: str, folder: Path, options: Mapping[str, Any]) -> Iterator[Tr
     Args:
         name: one of `config.Tracker`.
         folder: for what a tracker writes here.
-        options: of the run, shown beside its figures.
+        options: of the run, shown beside its metrics.
 
     Yields:
-        a function to be called with each step and its figures.
+        a function to be called with each step.
 
     Raises:
         InputError: if the tracker is not installed.
     """
     if name == "none":
-        yield lambda step, figures: None
+        yield lambda step: None
         return
     from accelerate import PartialState
     from accelerate import tracking as library
@@ -48,6 +49,6 @@ def tracking(name: str, folder: Path, options: Mapping[str, Any]) -> Iterator[Tr
     plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in options.items()}
     tracker.store_init_configuration(plain)
     try:
-        yield lambda step, figures: tracker.log(dict(figures), step=step)
+        yield lambda step: tracker.log(dict(step.metrics), step=step.step)
     finally:
         tracker.finish()

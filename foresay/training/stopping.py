@@ -1,8 +1,8 @@
 """Stopping a long run politely: Ctrl-C and SIGTERM end the step at hand, and the run saves its state.
 
-What a reader would get wrong: only a second signal interrupts. A step that is torn in the middle would be lost;
-one that is finished and saved is not. And a launcher of several processes passes on the Ctrl-C that they got already,
-so signals in quick succession count as one.
+In: nothing. Out: a function that says whether a signal came.
+Careful: only a second signal interrupts, since a step that is torn in the middle would be lost. A launcher of several
+processes passes on the Ctrl-C that they got already, so signals in quick succession count as one.
 """
 
 import signal
