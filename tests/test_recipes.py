@@ -44,9 +44,9 @@ def test_options_that_are_given_stand(
     monkeypatch.setattr(train_module, "train", note)
     monkeypatch.setattr(pairs_module.Pairs, "load", lambda *_: pairs())
     command: list[Any] = ["train", "r", "t", "-m", folder("llama"), "-o", tmp_path / "c", "--device", "cpu"]
-    command += ["--recipe", name, "--start", "closed-form", "--steps", "7", "--dims", "2,4"]
+    command += ["--recipe", name, "--start", "closed-form", "--steps", "200", "--dims", "2,4"]
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 0, result.output
-    chosen = {"start": "closed-form", "steps": 7, "dims": (2, 4)}
+    chosen = {"start": "closed-form", "steps": 200, "dims": (2, 4)}
     assert seen == [TrainConfig(**{**recipe(name, "llama"), **chosen})]
     json.dumps(vars(seen[0]))
