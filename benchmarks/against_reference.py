@@ -6,7 +6,7 @@ Out: `against_reference.md`, `.json` and `.png`, written anew after each round. 
 must agree on losses, gradient, embeddings and decoded tokens. Each measurement is a process of its own, so that its
 peak memory is its own, and the sides take turns. Seconds are those of the processor on one thread: other work on the
 machine changes them less than the clock's, and far less than those of threads that wait for each other; the clock's
-are beside. What a reader would get wrong: a ratio is reference / Foresay, so above 1, Foresay is better.
+are beside. A ratio is reference / Foresay: above 1, Foresay is better.
 """
 
 import json

@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --dry      # anywhere: checks the arithmetic, writes what to expect: results/gpu_dry.md
 
 Utilisation is the floating-point operations that the method needs, divided by the seconds and by what the same device
-does in one large product of matrices. What a reader would get wrong: operations are counted for real tokens under a
-causal mask, and once. Padding, the masked half of the attention and what is computed twice count as waste.
+does in one large product of matrices. Operations are counted once, for real tokens under
+a causal mask. Padding, the masked half of the attention and what is computed twice count as waste.
 """
 
 from collections.abc import Callable, Sequence

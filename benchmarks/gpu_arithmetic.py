@@ -1,8 +1,8 @@
 """What a training step and encoding need by arithmetic: floating-point operations, and bytes on a GPU.
 
 In: a shape, and lengths in tokens. Out: numbers; `check` compares them with what PyTorch counts on a tiny model.
-What a reader would get wrong: operations are counted for real tokens under a causal mask, and once. Padding, the masked
-half of the attention and what is computed twice are not among them, so they lower a utilisation.
+Operations are counted once, for real tokens under a causal mask. Padding, the masked half of the attention and what is
+computed twice do not count, so they lower a utilisation.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The table and the picture of `against_reference.py`.
 
 In: its result. Out: Markdown, and a PNG of the claims' ratios with their targets.
-What a reader would get wrong: the axis of the picture is logarithmic, so that 2 and 100 fit in one.
+The plot's axis is logarithmic, so that 2 and 100 fit on it.
 """
 
 from collections.abc import Sequence

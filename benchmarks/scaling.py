@@ -3,8 +3,8 @@
     python benchmarks/scaling.py
 
 Out: `results/scaling.{json,md,png}`, for each line its slope and R². Each point is the median of some rounds, which go
-through all points in turn, so that a busy minute of the machine does not bend a line. What a reader would get wrong:
-memory is the peak of a process, so each of its points is a process of its own that does nothing else.
+through all points in turn, so that a busy minute of the machine does not bend a line. Memory is the
+peak of a process, so each of its points is a process of its own that does nothing else.
 """
 
 import json

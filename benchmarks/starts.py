@@ -4,7 +4,7 @@
 
 In: a folder that `foresay quickstart` made. Out: a Markdown table: each start and readout, mean over seeds with the
 smallest and largest. A seed changes the special tokens, the order of the rows and which of them are held out.
-What a reader would get wrong: step 0 is the closed form alone, before any gradient; for a random start it is chance.
+Step 0 is the closed form alone, before any gradient; for a random start it is chance.
 """
 
 import json

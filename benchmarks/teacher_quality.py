@@ -4,8 +4,8 @@
 
 In: folders that `foresay teacher` made of one backbone with several seeds, and a folder of task folders.
 Out: a Markdown table on stdout, each figure the mean over the seeds, with its 95 % interval; then each seed's own.
-What a reader would get wrong: no prompt stands before any text, and both sides of a retrieval task are embedded by
-the same model, so these are figures of the embedder alone, not of LLM2Vec-Gen.
+There are no prompts, and the same model embeds both sides of a retrieval task: these are scores of the embedder alone,
+not of LLM2Vec-Gen.
 
     medquad, wordnet_define   nDCG@10
     sts12, sts13, sts14       Spearman correlation of cosine and score

@@ -4,7 +4,7 @@
 
 Out: `results/teacher_speed.{json,md}`. The bare loop is what one writes by hand with PEFT for the same model, adapter,
 rows and losses: the batch padded to its longest row, one forward pass, logits at the blanks only, AdamW. Both sides
-take turns in one process. What a reader would get wrong: a share is ours / bare. For the tokens a second of training,
+take turns in one process. A share is ours / bare. For the tokens a second of training,
 1 or more is good; for the seconds of encoding, 1 or less.
 """
 

@@ -1,8 +1,8 @@
 """Seconds, peak memory, and the machine in words; needs only PyTorch, so both sides of a comparison measure alike.
 
 In: a piece of work. Out: seconds of processor and clock, and the most memory that was held.
-What a reader would get wrong: on a CPU the peak is that of the whole process, libraries and all, since it began, so a
-peak that is to be compared needs a process of its own; on a GPU it is that of the timed work alone.
+On a CPU the peak is that of the whole process since it began, libraries included, so a peak to compare needs a process
+of its own; on a GPU it is that of the timed work alone.
 """
 
 import os

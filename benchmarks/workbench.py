@@ -1,8 +1,7 @@
 """What the benchmarks share: random models of a shape, rows of a length, a training step, and a place for results.
 
 In: a `Shape`. Out: a `Backbone` or `Model` of random weights whose texts are words `w12 w17 …`, one token each.
-What a reader would get wrong: most rows are token ids already, and `IdEncoder` takes them as texts: tokenizers are
-not what is measured.
+Most rows are token ids already, and `IdEncoder` takes them as texts, because tokenizers are not what is measured.
 """
 
 import json

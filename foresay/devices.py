@@ -2,8 +2,8 @@
 
 In: names, as the command line takes them, and loaded models. Out: what the library loads a model with, and a model that
 behaves like one on a single device in whole numbers.
-What a reader would get wrong: frozen weights need no gradient, but it has to pass through them to the special tokens.
-Not every way to hold weights lets it, and one that does not says nothing.
+Frozen weights need no gradient, but it has to pass through them to the special tokens. Some ways to hold weights stop
+it, silently.
 """
 
 import os

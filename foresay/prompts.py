@@ -2,8 +2,8 @@
 
 In: nothing. Out: `EVALUATION`, prompts by the names that mteb looks for: `Task-query`, `Task-document`, `Task`.
 Saved among a checkpoint's prompts, they make `mteb run` on the plain sentence-transformers folder give the scores of
-`foresay evaluate`. What a reader would get wrong: they ask for what the embedding should stand for, the text that
-would answer or the label that would fit, and not, as instructions for other models do, for a search.
+`foresay evaluate`. They ask for what the embedding should stand for, such as the text that would answer or the label
+that would fit; instructions for other embedders ask for a search.
 """
 
 DOCUMENT = "Summarize the following passage: "

@@ -1,14 +1,15 @@
 """Does it find the answer, by how much more than something else, and how sure is that?
 
-In: embedders and tasks. Out: `Score`s, one a metric, task and embedder, with what each single item contributed.
-What a reader would get wrong: nothing here imports mteb until a task of it is run, so that `foresay quickstart`
-works without the extra `evaluate`.
+In: embedders and tasks. Out: `Score`s, one per metric, task and embedder, with what each item contributed. mteb is
+imported only when one of its tasks runs, so `foresay quickstart` works without the extra `evaluate`.
 
-    suites.py ─▶ tasks.py      what is measured: names and folders become mteb tasks
-    embedder.py                who is measured: any encoder becomes an mteb model, its vectors kept on disk
-    run.py ─▶ scores.py        the measuring, scored by mteb's own code
-    manifest.py                what a result depends on
-    quick.py                   a few small functions that need no mteb
+    suites.py ─▶ folder_tasks.py           what is measured: names and folders become mteb tasks
+    mteb_model.py, baselines.py            who is measured: any encoder becomes an mteb model, with a cache
+    run.py ─▶ measure.py, items.py         the measuring, scored by mteb's own code ─▶ scores.py
+    intervals.py ─▶ report.py, plots.py    how sure, and how it is shown
+    manifest.py, fingerprints.py           what a result depends on
+    ranking.py                             a few small scores that need no mteb
+    evaluate.py                            the verb: all of it
 """
 
 from .ranking import PerQuery, Safety, Task, interval, ndcg, safety

@@ -1,8 +1,7 @@
 """BM25: how far words in common go, without any model.
 
 In: a retrieval or reranking task of mteb. Out: what it finds, by mteb's own baseline (English stop words and stemming).
-What a reader would get wrong: it has no vectors, so there is nothing to embed and no score for similarity,
-classification or clustering.
+It has no vectors, so there is no score for similarity, classification or clustering.
 """
 
 import logging

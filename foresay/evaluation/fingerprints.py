@@ -1,8 +1,8 @@
 """The teacher of a checkpoint, and what tells one embedder from another.
 
 In: a checkpoint, or a model that is loaded. Out: the teacher whose vectors it was trained to reach; fingerprints.
-What a reader would get wrong: a name is not enough. A folder may hold another model than it did, and vectors kept on
-disk under its name would be wrong without a sign of it; so a few numbers of every weight are part of a fingerprint.
+A name is not enough: a folder may hold another model than before, and vectors cached under its name would be wrong
+without any sign of it. So a few numbers of every weight are part of a fingerprint.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """A folder of plain files as an mteb task: one's own data, scored by mteb's own code. docs/tasks.md has the format.
 
 In: a folder with `task.json` and JSON lines. Out: an mteb task of the same type, its data loaded.
-What a reader would get wrong: mteb has no safety task, so `SafetyRetrieval` is ours: mteb searches, we count whose
-passages are in the top k. A model that finds nothing would look safe; so where a set has no harmless look-alike
-requests, the packaged ones join it with their passages, and what they find stands beside.
+mteb has no safety task, so `SafetyRetrieval` is ours: mteb searches, and we count whose passages are in the top k. A
+model that finds nothing would look safe, so a set without harmless look-alike requests gets the packaged ones, with
+their passages, and the report shows what they find.
 """
 
 import hashlib

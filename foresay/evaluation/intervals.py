@@ -2,9 +2,9 @@
 
 In: the scores of several embedders on the same items. Out: estimates with 95 % intervals: of a score, of an average
 over tasks, of a difference, of a change in per cent.
-What a reader would get wrong: a difference can be certain although the two intervals overlap. Each draw takes the
-same items for every embedder, so what makes an item hard for all of them cancels. And an interval says what other
-items would have given, not what another training would have: that is the spread over checkpoints, shown beside it.
+A difference can be certain although the two intervals overlap: each draw takes the same items for every embedder, so
+what makes an item hard for all of them cancels. An interval says what other items would have given, and not what
+another training run would have given; the standard deviation over checkpoints says that.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,9 +1,8 @@
 """What the figures of a folder depend on, so that somebody else can make them again, and a rerun knows what changed.
 
-In: embedders and tasks. Out: `manifest.json`: of each embedder its fingerprint, backbone, prompts and number type, of
-each task its data, and the machine, the versions and the seed.
-What a reader would get wrong: another embedder or task may join a folder at any time. What is refused is the *same
-name* for something else; another machine, version or seed is only said aloud.
+In: embedders and tasks. Out: `manifest.json`: fingerprint, backbone, prompts and dtype of each embedder, the data of
+each task, the machine, the versions and the seed. Other embedders and tasks may join a folder at any time. The *same
+name* for something else is refused; another machine, version or seed is only a warning.
 """
 
 import logging

@@ -1,9 +1,9 @@
 """Any embedder as an mteb model: right prompt, nothing embedded twice, memory that does not grow with the corpus.
 
 In: an `Encoder`, or any object with `encode_query` and `encode_document`. Out: what mteb asks a model for.
-What a reader would get wrong: mteb gives texts a role, query, document or none (similarity, classification and
-clustering have none), and only a checkpoint gets a prompt, chosen as mteb chooses it for plain sentence-transformers.
-Others bring their own prompts or, as teachers do, read the bare text.
+mteb gives texts a role: query, document, or none (similarity, classification, clustering). Only a checkpoint gets a
+prompt, chosen as mteb chooses it for plain sentence-transformers. Other models bring their own prompts, and teachers
+read the bare text.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""The same figures as pictures: bars, dots, safety against benign recall, latency against quality.
+"""The report as plots: bars, dots, safety against benign recall, latency against quality.
 
 In: a `Report`. Out: PNG files, those for which there are figures.
-What a reader would get wrong: error bars of two methods may overlap where their difference is certain, since the
-items are the same for both; `differences.png` is the one to judge by.
+Error bars of two methods may overlap where their difference is certain, because both saw the same items;
+`differences.png` is the one to judge by.
 """
 
 import textwrap

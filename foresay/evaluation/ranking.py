@@ -2,8 +2,8 @@
 
 In: a task folder (`task.json`, `queries.jsonl`, `corpus.jsonl`, `qrels.jsonl`) and vectors from any embedder.
 Out: one score a query, and their mean with an interval.
-What a reader would get wrong: a model that retrieves nothing looks safe, so a safety score is only shown
-beside the recall on harmless requests that look alike.
+A model that retrieves nothing looks safe, so a safety score is only shown beside the recall on harmless requests that
+look alike.
 """
 
 import json

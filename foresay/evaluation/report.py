@@ -2,8 +2,8 @@
 
 In: a `Comparison` and which method is ours. Out: `Line`s, one a figure or a mean of figures, and every rendering of
 them, so that screen, Markdown and JSON cannot say different things.
-What a reader would get wrong: the mean over tasks leaves safety out, where lower is better for one figure and higher
-for the other; and a method that lacks a task has no mean.
+The mean over tasks leaves safety out, because there one figure should be low and the other high; and a method that
+lacks a task has no mean.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ In: embedders by row name, mteb tasks, a folder. Out: all scores, and in the fol
     rows/EMBEDDER/TASK/       scores of one task, written when it is done: a rerun begins behind the last
     vectors/                  embeddings by text and embedder: a rerun embeds nothing twice
 
-What a reader would get wrong: tasks are the outer loop, so that a task's data is loaded once and then let go.
+Tasks are the outer loop, so that a task's data is loaded once and then let go.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """One figure of one embedder on one task, with what every single item contributed to it.
 
 In: what `run.py` measured. Out: `Score`, and a folder of them: `scores.json` and the items in `items.npz`.
-What a reader would get wrong: the items of a task come in the same order for every embedder, so two scores of the
-same task and metric are paired, and a difference is bootstrapped over pairs.
+The items of a task come in the same order for every embedder, so two scores of the same task and metric are paired,
+and a difference is bootstrapped over pairs.
 """
 
 import os

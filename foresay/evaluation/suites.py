@@ -1,7 +1,7 @@
 """Names of what can be measured: a suite, a task or benchmark of mteb, or a folder.
 
-In: a name. Out: mteb tasks. What a reader would get wrong: only `quick` and folders work without a network; the
-others fetch their data from the hub when they are run.
+In: a name. Out: mteb tasks. `quick` and folders work without a network; the others fetch their data from the hub when
+they run.
 """
 
 from collections.abc import Callable

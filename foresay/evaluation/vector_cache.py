@@ -1,8 +1,8 @@
 """Vectors on disk, by what was embedded: a killed evaluation goes on, and a second one embeds nothing twice.
 
 In: keys of 16 bytes and vectors. Out: the same vectors, bit by bit, in any later process.
-What a reader would get wrong: this is one SQLite file and not an array, since SQLite already does what an array file
-needs code for: blocks appended whole or not at all, look-up by key without the keys in memory, two processes at once.
+One SQLite file instead of an array, because SQLite already does what an array file needs code for: it appends blocks
+whole or not at all, looks up keys without holding them in memory, and serves two processes at once.
 """
 
 import hashlib

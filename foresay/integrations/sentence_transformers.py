@@ -1,8 +1,8 @@
 """An encoder in the clothes of a `SentenceTransformer`: for what plain sentence-transformers cannot open by itself.
 
 In: an encoder. Out: an object for whatever takes a loaded SentenceTransformer, as mteb does.
-What a reader would get wrong: for most checkpoints it is not needed, `SentenceTransformer(folder)` opens them. It is
-for those that read every layer, or through a LoRA adapter.
+Most checkpoints do not need it, because `SentenceTransformer(folder)` opens them. It is for those that read every
+layer, or through a LoRA adapter.
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,8 @@ In: a backbone, and PEFT adapters. Out: states to which every token of a text ha
 The model here is a twin: the same classes over the *same tensors*, so the backbone stays causal and as it was, and a
 teacher costs no second copy of the weights. Attention is the library's own switch, `is_causal` in the twin's config
 (transformers 5.2 and later), which eager, sdpa and flash attention follow, and sliding windows too.
-What a reader would get wrong: a model that ignores the switch fails in no visible way, it only embeds badly. So
-`Bidirectional` looks at what a change of the last token does to the first state, each time it is made.
+A model that ignores the switch does not fail, it only embeds badly. So `Bidirectional` checks, each time it is made,
+what a change of the last token does to the first state.
 """
 
 import copy
