@@ -1,69 +1,49 @@
 """The encoder one uses: texts to embeddings, texts to soft prompts, soft prompts back to text.
 
 In: a checkpoint (folder or hub id) or a `Model` in training. Out: numpy arrays, float32.
-What a reader would get wrong: queries and documents get different prompts. `encode_query` and
-`encode_document` know them; `encode` adds none unless told.
+Careful: queries and documents are embedded differently. `encode_query` and `encode_document` know how; `encode` embeds
+with the checkpoint, and adds no prompt unless told. An encoder keeps no counters, so threads may share one; several
+checkpoints may share one backbone.
 """
 
 import copy
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from rich.progress import Progress
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .backbone import Backbone, check_texts
 from .checkpoints.load import load
-from .config import DecodeConfig, TeachConfig
-from .errors import CheckpointError, InputError
+from .config import DecodeConfig
+from .document_teacher import DocumentSide, DocumentTeacher
+from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of
+from .encode_methods import EncodeMethods
+from .errors import InputError
 from .model import Model
 from .reading.decode import Decoded, decode_stream, decode_texts, decode_tokens
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from .teachers.teach import Teacher
 
-logger = logging.getLogger(__name__)
-
-Array = NDArray[np.float32]
-OnCut = Literal["warn", "error", "ignore"]
+__all__ = ["Array", "DocumentTeacher", "Embedded", "Encoder", "OnCut"]
 
 
-@dataclass(frozen=True)
-class DocumentTeacher:
-    """The teacher that embeds documents in place of the checkpoint, by what finds it again.
-
-    Attributes:
-        name: as `load_teacher` takes it.
-        revision: which it has to have.
-        max_tokens: longer documents are cut to this many tokens.
-        turned: whether its vectors are in the embedding's own axes already, as those of a bundle's teacher are.
-    """
-
-    name: str
-    revision: str | None
-    max_tokens: int
-    turned: bool = False
-
-
-class Encoder:
+class Encoder(EncodeMethods):
     """Embeds what the backbone would answer, and decodes it.
 
     Attributes:
         model: the backbone, the special tokens and the maps.
         prompts: what stands before a text, by name: `query` and `document`.
-        max_tokens: longest input; longer texts are cut, and `cut` counts them.
-        cut: texts cut so far.
+        max_tokens: longest input; longer texts are cut, and `embed` says which.
         dims: lengths that an embedding may be shortened to.
         decodes: whether soft prompts were trained to be read.
-        document_teacher: who embeds documents, where the checkpoint does not. Embeddings live in the teacher's space,
-            so an index that the teacher made serves as it is.
     """
 
     def __init__(
@@ -89,10 +69,8 @@ class Encoder:
         self.model = model
         self.prompts = {"query": "", "document": "", **(prompts or {})}
         self.max_tokens = max_tokens
-        self.cut = 0
         self.dims, self.decodes = tuple(dims), decodes
-        self.document_teacher = document_teacher
-        self._teacher: Teacher | None = None
+        self._documents = DocumentSide(document_teacher, model)
 
     @classmethod
     def from_pretrained(
@@ -131,84 +109,98 @@ class Encoder:
             else DocumentTeacher(taught.name, taught.revision, taught.max_tokens, taught.turned),
         )
 
+    def __repr__(self) -> str:
+        """What it is, in a line."""
+        taught = self.document_teacher
+        documents = "the checkpoint" if taught is None else f"the teacher {taught.name}"
+        return (
+            f"Encoder({self.model.backbone.name!r}, dim={self.dim}, tokens={self.model.tokens}, "
+            f"max_tokens={self.max_tokens}, device={str(self.device)!r}, documents by {documents})"
+        )
+
     @property
     def dim(self) -> int:
         """Width of an embedding."""
         return self.model.dim
 
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone reads its input."""
+        return self.model.backbone.device
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The backbone's; texts go through `tokenize`, which lets none of them spell a control token."""
+        return self.model.backbone.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """`max_tokens`, by the name that sentence-transformers gives it."""
+        return self.max_tokens
+
+    @property
+    def document_teacher(self) -> DocumentTeacher | None:
+        """Who embeds documents, where the checkpoint does not.
+
+        Embeddings are in the teacher's space, so an index that the teacher made serves as it is.
+        """
+        return self._documents.wanted
+
     # -- embeddings --------------------------------------------------------------------------------------
 
-    def encode(
+    def embed(
         self,
         texts: str | Sequence[str],
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        batch_tokens: int = 8192,
-        on_cut: OnCut = "warn",
-        show_progress_bar: bool = False,
-        soft_prompts: Array | None = None,
-    ) -> Array:
-        """Embeds texts, one forward pass each.
+        ask: Ask | None = None,
+    ) -> Embedded:
+        """`encode` with a report: the tokens of each text, and which were cut.
 
         Args:
             texts: one text or many.
             prompt: put before each text.
-            prompt_name: or the name of one of `prompts`.
-            normalize_embeddings: scale each embedding to length 1.
-            truncate_dim: keep this many numbers of each, one of `dims`.
-            batch_tokens: most padded tokens in one forward pass.
-            on_cut: what to do about texts longer than `max_tokens`; they keep their beginning.
-            show_progress_bar: show one.
-            soft_prompts: an array (texts, compression, hidden) to fill with the soft prompts of the same pass, for
-                instance one that is mapped into memory (`reading.stored`).
+            prompt_name: or the name of one of `prompts`; the name of a document prompt embeds documents.
+            ask: lengths, batches, what to do about long texts.
 
         Returns:
-            (texts, dim) float32; (dim,) for a single string.
+            vectors (texts, dim), one row even for a single string, and what became of each text.
+        """
+        ask, checked = ask or Ask(), texts_of(texts)
+        before = self._prompt(prompt, prompt_name)
+        finish(np.empty((0, self.dim), np.float32), self._lengths, ask)  # a wrong length is said before the work
+        if self.document_teacher is not None and _is_document(prompt_name):
+            if ask.soft_prompts is not None:
+                raise InputError(f"documents are embedded by {self.document_teacher.name}, which has no soft prompts")
+            made = self._documents.embed(checked, ask)
+            return replace(made, vectors=finish(made.vectors, self._lengths, ask))
+        return self._embed_rows(self.model.backbone.tokenize([before + text for text in checked]), ask)
+
+    def embed_ids(self, ids: Sequence[Sequence[int]], *, ask: Ask | None = None) -> Embedded:
+        """`embed` for texts that are token ids of the backbone's tokenizer already, prompt included.
+
+        Template and special tokens are put around them, and they are cut as texts are.
 
         Raises:
-            InputError: for texts that are not strings, unknown prompts, other lengths, and cut texts on request.
+            InputError: for an id that no text can hold.
         """
-        rows = self._rows(texts, prompt, prompt_name, on_cut)
-        embeddings = np.empty((len(rows), self.dim), np.float32)
-        take, out = self.model.embed, [torch.from_numpy(embeddings)]
-        if soft_prompts is not None:
-            self._check_room(soft_prompts, len(rows))
-            take, out = self.model.outputs, [torch.from_numpy(soft_prompts), *out]  # type: ignore[assignment]
-        with Progress(transient=True, disable=not show_progress_bar) as bar:
-            task = bar.add_task("encoding", total=len(rows))
-            self.model.run(rows, take, out, batch_tokens, partial(bar.advance, task))
-        embeddings = self._finish(embeddings, truncate_dim, normalize_embeddings)
-        single: Array = embeddings[0] if isinstance(texts, str) else embeddings
-        return single
+        most = self.model.backbone.embedding.num_embeddings
+        rows = [list(row) for row in ids]
+        for i, row in enumerate(rows):
+            wrong = [token for token in row if type(token) is not int or not 0 <= token < most]
+            if wrong:
+                raise InputError(
+                    f"row {i} holds the token id {wrong[0]!r}; expected whole numbers from 0 to {most - 1}"
+                )
+        return self._embed_rows(rows, ask or Ask())
 
-    def _check_room(self, soft_prompts: Array, texts: int) -> None:
-        expected = (texts, self.model.compression, self.model.backbone.hidden_size)
-        if soft_prompts.shape != expected or soft_prompts.dtype != np.float32:
-            found = f"{soft_prompts.dtype} {soft_prompts.shape}"
-            raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
-
-    def encode_query(self, texts: str | Sequence[str], **options: object) -> Array:
-        """`encode` with the checkpoint's query prompt."""
-        return self.encode(texts, prompt_name="query", **options)  # type: ignore[arg-type]
-
-    def encode_document(self, texts: str | Sequence[str], **options: object) -> Array:
-        """`encode` with the checkpoint's document prompt; or the teacher's vectors of the bare texts.
-
-        Of the options, a teacher heeds `normalize_embeddings` and `truncate_dim`.
-        """
-        if self.document_teacher is None:
-            return self.encode(texts, prompt_name="document", **options)  # type: ignore[arg-type]
-        vectors = self.load_document_teacher().embed(check_texts(texts))
-        rotation = self.model.rotation
-        if rotation is not None and not self.document_teacher.turned:
-            vectors = vectors @ rotation.cpu().numpy()
-        length, normalize = options.get("truncate_dim"), bool(options.get("normalize_embeddings"))
-        vectors = self._finish(vectors, length, normalize)  # type: ignore[arg-type]
-        single: Array = vectors[0] if isinstance(texts, str) else vectors
-        return single
+    def tokenize(
+        self, texts: str | Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text with its prompt, as `embed_ids` takes them: no template, no special tokens."""
+        before = self._prompt(prompt, prompt_name)
+        return self.model.backbone.tokenize([before + text for text in texts_of(texts)])
 
     def with_document_teacher(self, teacher: "Teacher | None") -> Self:
         """The same encoder, with documents embedded by a loaded teacher; by the checkpoint itself without one.
@@ -223,13 +215,12 @@ class Encoder:
             )
         other = copy.copy(self)
         named = None if teacher is None else DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
-        other.document_teacher, other._teacher = named, teacher
+        other._documents = DocumentSide(named, self.model, teacher)
         return other
 
     def share_teacher(self, other: "Encoder") -> None:
         """Uses the teacher that another encoder has in memory, if it is the one that embeds documents here too."""
-        if self.document_teacher == other.document_teacher:
-            self._teacher = other._teacher
+        self._documents.share(other._documents)
 
     def load_document_teacher(self) -> "Teacher":
         """The teacher that embeds documents, loaded once.
@@ -238,48 +229,7 @@ class Encoder:
             InputError: if the checkpoint embeds documents itself.
             CheckpointError: if no teacher is there by that name now, or another one.
         """
-        if self._teacher is not None:
-            return self._teacher
-        from .teachers.teach import load_teacher  # brings in what only a teacher needs
-
-        wanted, backbone = self.document_teacher, self.model.backbone
-        if wanted is None:
-            raise InputError("this checkpoint embeds documents itself; with_document_teacher makes a teacher do it")
-        config = TeachConfig(max_tokens=wanted.max_tokens)
-        try:
-            teacher = load_teacher(wanted.name, backbone, str(backbone.device), config)
-        except InputError as error:
-            raise CheckpointError(
-                f"documents of this checkpoint are embedded by its teacher: {error}; put it back, or hand one in by "
-                "with_document_teacher"
-            ) from error
-        if teacher.revision != wanted.revision:
-            raise CheckpointError(
-                f"{wanted.name} is there as {teacher.revision}, the targets of this checkpoint are of "
-                f"{wanted.revision}; put that one in its place"
-            )
-        self._teacher = teacher
-        return teacher
-
-    def _finish(self, vectors: Array, truncate_dim: int | None, normalize: bool) -> Array:
-        """Shortens vectors (texts, dim) and scales them, where asked."""
-        if truncate_dim is not None and truncate_dim not in (*self.dims, self.dim):
-            known = ", ".join(map(str, (*self.dims, self.dim)))
-            raise InputError(
-                f"embeddings of this checkpoint can have the lengths {known}, not {truncate_dim}; "
-                "others are made by training with --dims"
-            )
-        vectors = vectors[:, :truncate_dim]
-        if normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
-
-    @staticmethod
-    def similarity(left: Array, right: Array) -> Array:
-        """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right)."""
-        a, b = (np.atleast_2d(np.asarray(side, np.float32)) for side in (left, right))
-        a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b))
-        return np.asarray(a @ b.T)
+        return self._documents.load()
 
     # -- soft prompts and decoding -----------------------------------------------------------------------
 
@@ -297,7 +247,9 @@ class Encoder:
         Returns:
             (texts, compression, hidden) float32; (compression, hidden) for a single string.
         """
-        rows = self._rows(texts, prompt, prompt_name, on_cut)
+        before = self._prompt(prompt, prompt_name)
+        ids = self.model.backbone.tokenize([before + text for text in texts_of(texts)])
+        rows, _ = self._framed(ids, Ask(on_cut=on_cut))
         shape = (len(rows), self.model.compression, self.model.backbone.hidden_size)
         prompts = np.empty(shape, np.float32)
         self.model.run(rows, self.model.soft_prompt, [torch.from_numpy(prompts)], batch_tokens)
@@ -367,24 +319,48 @@ class Encoder:
 
     # -- what both share ---------------------------------------------------------------------------------
 
-    def _rows(
-        self, texts: str | Sequence[str], prompt: str | None, prompt_name: str | None, on_cut: OnCut
-    ) -> list[list[int]]:
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        return (*self.dims, self.dim)
+
+    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        """What is put before each text."""
         if prompt is not None and prompt_name is not None:
             raise InputError("give either prompt or prompt_name, not both")
         if prompt_name is not None and prompt_name not in self.prompts:
             raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {', '.join(sorted(self.prompts))}")
-        before = prompt if prompt is not None else self.prompts.get(prompt_name or "", "")
-        checked = check_texts(texts)
-        rows, cut = self.model.rows([before + text for text in checked], self.max_tokens)
-        if any(cut):
-            self.cut += sum(cut)
-            message = f"{sum(cut)} of {len(cut)} texts are longer than {self.max_tokens} tokens"
-            if on_cut == "error":
-                raise InputError(f"{message}, first number {cut.index(True)}; shorten them, or pass on_cut='warn'")
-            if on_cut == "warn":
-                logger.warning("%s and were cut; pass on_cut='error' to refuse them", message)
-        return rows
+        return prompt if prompt is not None else self.prompts.get(prompt_name or "", "")
+
+    def _framed(self, ids: Sequence[Sequence[int]], ask: Ask) -> tuple[list[list[int]], list[int]]:
+        """Rows inside the template, and which were cut: reported or refused, as asked."""
+        rows, flags = self.model.framed(ids, self.max_tokens)
+        cut = [i for i, flag in enumerate(flags) if flag]
+        ask.handle_cut(cut, len(rows), self.max_tokens)
+        return rows, cut
+
+    def _check_room(self, soft_prompts: Array, texts: int) -> None:
+        expected = (texts, self.model.compression, self.model.backbone.hidden_size)
+        if soft_prompts.shape != expected or soft_prompts.dtype != np.float32:
+            found = f"{soft_prompts.dtype} {soft_prompts.shape}"
+            raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
+
+    def _embed_rows(self, ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
+        rows, cut = self._framed(ids, ask)
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        take: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = self.model.embed
+        out = [torch.from_numpy(vectors)]
+        if ask.soft_prompts is not None:
+            self._check_room(ask.soft_prompts, len(rows))
+            take, out = self.model.outputs, [torch.from_numpy(ask.soft_prompts), *out]
+        with ask.bar(len(rows)) as done:
+            self.model.run(rows, take, out, ask.batch_tokens or 8192, done, ask.batch_size)
+        tokens = [len(row) + self.model.tokens for row in rows]
+        return Embedded(finish(vectors, self._lengths, ask), tokens, cut)
+
+
+def _is_document(prompt_name: str | None) -> bool:
+    """Whether a prompt of this name stands before documents, as mteb names them."""
+    return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))
 
 
 def _how(config: DecodeConfig | None, max_new_tokens: int | None) -> DecodeConfig:

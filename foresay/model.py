@@ -138,13 +138,16 @@ class Model(nn.Module):
         Raises:
             InputError: if not even an empty text fits.
         """
+        return self.framed(self.backbone.tokenize(texts), max_tokens)
+
+    def framed(self, ids: Sequence[Row], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """`rows` for texts that are token ids already."""
         fixed = len(self.prefix_ids) + len(self.suffix_ids) + self.tokens
         room = max_tokens - fixed
         if room < 1:
             raise InputError(
                 f"the limit is {max_tokens} tokens; the template and the special tokens alone take {fixed}"
             )
-        ids = self.backbone.tokenize(texts)
         rows = [[*self.prefix_ids, *row[:room], *self.suffix_ids] for row in ids]
         return rows, [len(row) > room for row in ids]
 
@@ -195,6 +198,7 @@ class Model(nn.Module):
         out: Sequence[Tensor],
         batch_tokens: int = 8192,
         progress: Progress | None = None,
+        batch_rows: int | None = None,
     ) -> None:
         """Runs any number of rows without gradient; what all of them begin with, a prompt or a template, only once.
 
@@ -204,10 +208,11 @@ class Model(nn.Module):
             out: what to fill, a tensor (rows, …) for each that `take` returns; see `run_by_length`.
             batch_tokens: most padded tokens in one forward pass.
             progress: told how many rows each finished batch held.
+            batch_rows: most rows in one forward pass.
         """
         shared = shared_prefix(rows)
         prefix = self.prefill(rows[0][:shared]) if shared else None
-        budget = Budget(batch_tokens, self.backbone.least_tokens, extra=self.tokens + shared)
+        budget = Budget(batch_tokens, self.backbone.least_tokens, batch_rows, extra=self.tokens + shared)
         rest = [row[shared:] for row in rows]
         run_by_length(rest, lambda batch: take(self.hidden(batch, prefix)), out, budget, progress)
 

@@ -82,9 +82,10 @@ def test_cut_texts_are_counted_or_refused(backbone: Get, caplog: pytest.LogCaptu
     """Invariant 2: 50,000 words keep their special tokens; the cut is told."""
     encoder = make(backbone("qwen3"))
     with caplog.at_level(logging.WARNING):
-        vectors = encoder.encode(["word " * 50_000, "short"])
-    assert np.isfinite(vectors).all()
-    assert encoder.cut == 1
+        made = encoder.embed(["short", "word " * 50_000])
+    assert np.isfinite(made.vectors).all()
+    assert (made.cut, made.tokens[1]) == ([1], 96)
+    assert made.tokens[0] == len(encoder.model.rows(["short"], 96)[0][0]) + encoder.model.tokens
     assert "1 of 2 texts are longer than 96 tokens" in caplog.text
     with pytest.raises(InputError, match="first number 1"):
         encoder.encode(["short", "word " * 200], on_cut="error")

@@ -39,6 +39,10 @@ class Lengths:
         self.texts += len(texts)
         return np.array([[len(t) if t != "nan" else np.nan, ord(t[0])] for t in texts], dtype=np.float32)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """A token a character."""
+        return [len(text) for text in texts]
+
 
 def write_responses(path: Path, texts: Sequence[str]) -> Path:
     """A responses file."""

@@ -20,6 +20,7 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
+from ..embedded import Ask
 from ..encoder import Array, Encoder
 from ..prompts import EVALUATION
 from .fingerprints import digest, teacher_fingerprint
@@ -198,30 +199,29 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
 
     def _embed(self, texts: Sequence[str], role: str | None, prompt: str) -> tuple[Array, list[bool]]:
         began = time.perf_counter()
-        vectors = np.asarray(self._vectors(texts, role, prompt), np.float32)
+        vectors, cut = self._vectors(texts, role, prompt)
         if role != "document":
             self.seconds += time.perf_counter() - began
             self.embedded += len(texts)
-        return vectors, self._were_cut(texts, role, prompt)
+        return vectors, cut
 
-    def _vectors(self, texts: Sequence[str], role: str | None, prompt: str) -> Array:
+    def _vectors(self, texts: Sequence[str], role: str | None, prompt: str) -> tuple[Array, list[bool]]:
         embedder = self.embedder
-        if isinstance(embedder, Encoder) and not self._by_teacher(role):
-            return embedder.encode(texts, prompt=prompt, on_cut="ignore")
+        if isinstance(embedder, Encoder):
+            before = {"prompt_name": "document"} if self._by_teacher(role) else {"prompt": prompt}
+            made = embedder.embed(texts, **before, ask=Ask(on_cut="ignore"))
+            cut = set(made.cut)
+            return made.vectors, [i in cut for i in range(len(texts))]
         if role == "document":
-            return embedder.encode_document(texts)
-        if role is None and hasattr(embedder, "encode"):
-            return np.asarray(embedder.encode(texts))
-        return embedder.encode_query(texts)
+            vectors = embedder.encode_document(texts)
+        elif role is None and hasattr(embedder, "encode"):
+            vectors = embedder.encode(texts)
+        else:
+            vectors = embedder.encode_query(texts)
+        return np.asarray(vectors, np.float32), [False] * len(texts)
 
     def _by_teacher(self, role: str | None) -> bool:
         return role == "document" and isinstance(self.embedder, Encoder) and self.embedder.document_teacher is not None
-
-    def _were_cut(self, texts: Sequence[str], role: str | None, prompt: str) -> list[bool]:
-        """Tokenizes a second time, so that the count is there again when the vectors come from the disk."""
-        if not isinstance(self.embedder, Encoder) or self._by_teacher(role):
-            return [False] * len(texts)
-        return self.embedder.model.rows([prompt + text for text in texts], self.embedder.max_tokens)[1]
 
     def _count(self, role: str | None, cut: int) -> None:
         name = role or "text"

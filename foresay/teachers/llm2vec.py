@@ -88,6 +88,10 @@ class LLM2VecTeacher:
         run_by_length(rows, self.reader.mean, [torch.from_numpy(vectors)], self._budget)
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(row) for row in self.reader.backbone.tokenize(texts)]
+
 
 # -- loading ---------------------------------------------------------------------------------------------
 

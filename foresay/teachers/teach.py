@@ -43,6 +43,10 @@ class Teacher(Protocol):
         """Vectors (texts, dim), float32, not normalised."""
         ...
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, before any is cut to `max_tokens`."""
+        ...
+
 
 class SentenceTransformerTeacher:
     """Any sentence-transformers model, without its prompts."""
@@ -86,6 +90,10 @@ class SentenceTransformerTeacher:
         vectors = self.model.encode(list(texts), prompt="", batch_size=self._batch_size, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, those that the tokenizer adds included, since `max_tokens` counts them."""
+        return [len(ids) for ids in self.model.tokenizer(list(texts), truncation=False)["input_ids"]] if texts else []
+
 
 class SelfTeacher:
     """The backbone itself: the mean of a text's last-layer states, behind the final norm."""
@@ -108,6 +116,10 @@ class SelfTeacher:
         run_by_length(rows, self._mean, [torch.from_numpy(vectors)], self._budget)
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(row) for row in self.backbone.tokenize(texts)]
+
     @torch.no_grad()
     def _mean(self, rows: Sequence[Row]) -> torch.Tensor:
         """Mean state of each row, (rows, hidden) float32.
@@ -120,7 +132,7 @@ class SelfTeacher:
         ids = torch.cat([ids.new_tensor(lead).expand(len(rows), -1), ids], dim=1)
         states = self.backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, len(lead) :].float()
         real = torch.arange(states.shape[1], device=states.device)[None] < lengths[:, None]
-        mean: torch.Tensor = (states * real[..., None]).sum(dim=1) / lengths[:, None]
+        mean: torch.Tensor = (states * real[..., None]).sum(dim=1) / lengths[:, None].clamp(min=1)  # nothing: 0
         return mean
 
 

@@ -1,0 +1,211 @@
+"""`encode`, `encode_query`, `encode_document` and `similarity`, with the keywords that sentence-transformers has.
+
+In: texts and keywords. Out: numpy arrays, float32.
+Careful: every keyword is written out in each of the three, so that a wrong one is an error where it is typed; all three
+end in the one `embed`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .document_teacher import DocumentTeacher
+from .embedded import Array, Ask, Embedded, OnCut, refuse_keywords, unit
+from .errors import InputError
+
+
+class EncodeMethods:
+    """What users of sentence-transformers expect, on top of one `embed`."""
+
+    @abstractmethod
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        ask: Ask | None = None,
+    ) -> Embedded:
+        """Vectors (texts, dim), and what became of each text."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where texts are embedded."""
+
+    @property
+    @abstractmethod
+    def document_teacher(self) -> DocumentTeacher | None:
+        """Who embeds documents, if a teacher does."""
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = False,
+        output_value: str = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool | None = False,
+        truncate_dim: int | None = None,
+        batch_tokens: int | None = None,
+        on_cut: OnCut = "warn",
+        soft_prompts: Array | None = None,
+    ) -> Array:
+        """Embeds texts, one forward pass each.
+
+        Args:
+            texts: one text or many.
+            prompt: put before each text.
+            prompt_name: or the name of one of `prompts`; the name of a document prompt embeds documents.
+            batch_size: most texts in one forward pass; by default `batch_tokens` alone decides.
+            show_progress_bar: show one on stderr.
+            output_value: `sentence_embedding`; others are refused.
+            precision: `float32`; others are refused.
+            convert_to_numpy: must be true.
+            convert_to_tensor: must be false; `torch.from_numpy` makes a tensor of the same memory.
+            device: the backbone's own; others are refused.
+            normalize_embeddings: scale each embedding to length 1.
+            truncate_dim: keep this many numbers of each, one of `dims`.
+            batch_tokens: most padded tokens in one forward pass, 8192 by default.
+            on_cut: what to do about texts longer than `max_tokens`; they keep their beginning.
+            soft_prompts: an array (texts, compression, hidden) to fill with the soft prompts of the same pass, for
+                instance one that is mapped into memory (`reading.stored`).
+
+        Returns:
+            (texts, dim) float32; (dim,) for a single string.
+
+        Raises:
+            InputError: for texts that are not strings, unknown prompts, other lengths, keywords that cannot be
+                honoured, and cut texts on request.
+        """
+        refuse_keywords(
+            device,
+            own_device=self.device,
+            output_value=output_value,
+            precision=precision,
+            to_numpy=convert_to_numpy,
+            to_tensor=convert_to_tensor,
+        )
+        ask = Ask(
+            normalize=bool(normalize_embeddings),
+            truncate_dim=truncate_dim,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            on_cut=on_cut,
+            soft_prompts=soft_prompts,
+            progress=bool(show_progress_bar),
+            soft_prompts=soft_prompts,
+        )
+        vectors = self.embed(texts, prompt=prompt, prompt_name=prompt_name, ask=ask).vectors
+        single: Array = vectors[0] if isinstance(texts, str) else vectors
+        return single
+
+    def encode_query(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = False,
+        output_value: str = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool | None = False,
+        truncate_dim: int | None = None,
+        batch_tokens: int | None = None,
+        on_cut: OnCut = "warn",
+        soft_prompts: Array | None = None,
+    ) -> Array:
+        """`encode` with the checkpoint's query prompt, unless another one is given."""
+        return self.encode(
+            texts,
+            prompt=prompt,
+            prompt_name="query" if prompt is None and prompt_name is None else prompt_name,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            batch_tokens=batch_tokens,
+            on_cut=on_cut,
+            soft_prompts=soft_prompts,
+        )
+
+    def encode_document(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = False,
+        output_value: str = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool | None = False,
+        truncate_dim: int | None = None,
+        batch_tokens: int | None = None,
+        on_cut: OnCut = "warn",
+        soft_prompts: Array | None = None,
+    ) -> Array:
+        """`encode` with the checkpoint's document prompt; or, where a teacher embeds documents, its vectors.
+
+        The teacher reads bare texts: a prompt is refused. Its own longest input counts for `on_cut`.
+        """
+        if self.document_teacher is not None and prompt:
+            raise InputError(
+                f"documents are embedded by {self.document_teacher.name}, which reads bare texts: leave out the "
+                "prompt, or take with_document_teacher(None)"
+            )
+        return self.encode(
+            texts,
+            prompt=None if self.document_teacher is not None else prompt,
+            prompt_name="document" if not prompt and prompt_name is None else prompt_name,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            batch_tokens=batch_tokens,
+            on_cut=on_cut,
+            soft_prompts=soft_prompts,
+        )
+
+    @staticmethod
+    def similarity(left: Array, right: Array) -> Array:
+        """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right)."""
+        a, b = (unit(np.atleast_2d(np.asarray(side, np.float32))) for side in (left, right))
+        return np.asarray(a @ b.T)
+
+    @staticmethod
+    def similarity_pairwise(left: Array, right: Array) -> Array:
+        """Cosine of each left embedding (rows, dim) with the right one in its row: (rows,).
+
+        Raises:
+            InputError: if there are not as many on both sides.
+        """
+        a, b = (unit(np.atleast_2d(np.asarray(side, np.float32))) for side in (left, right))
+        if a.shape != b.shape:
+            raise InputError(f"embeddings of shapes {a.shape} and {b.shape}; expected as many on both sides")
+        return np.asarray((a * b).sum(axis=1))
