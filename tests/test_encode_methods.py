@@ -103,7 +103,7 @@ def test_batch_size_is_the_most_rows_of_a_pass(
 
     def counted(rows: list[list[int]], *more: object) -> torch.Tensor:
         seen.append(len(rows))
-        return hidden(rows, *more)  # type: ignore[arg-type]
+        return hidden(rows, *more)
 
     monkeypatch.setattr(encoder.model, "hidden", counted)
     encoder.encode(SENTENCES, batch_size=2)
