@@ -102,7 +102,6 @@ class EncodeMethods:
             on_cut=on_cut,
             soft_prompts=soft_prompts,
             progress=bool(show_progress_bar),
-            soft_prompts=soft_prompts,
         )
         vectors = self.embed(texts, prompt=prompt, prompt_name=prompt_name, ask=ask).vectors
         single: Array = vectors[0] if isinstance(texts, str) else vectors
