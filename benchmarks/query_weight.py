@@ -21,7 +21,7 @@ from foresay.model import Model
 from foresay.quickstart import EXAMPLE
 from foresay.teachers.llm2vec import NANO_TEACHER
 from foresay.teachers.teach import Teacher, load_teacher
-from foresay.training.closed_form import ridge, start_from
+from foresay.training.closed_form import closed_form, start_from
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEAD = """# What the query's share in the target does
@@ -60,7 +60,7 @@ def main(run: Path, output: Path) -> None:
     for share in SHARES:
         targets = ((1 - share) * answered + share * asked).astype(np.float32)
         pairs = Pairs([row.query for row in rows], [row.response for row in rows], targets)
-        start_from(encoder.model, ridge(encoder, pairs, order[90:], order[:90]))
+        start_from(encoder.model, closed_form(encoder, pairs, order[90:], order[:90]))
         lines.append(line(f"Foresay, W = {share:g}", encoder, teacher, shelf, harm))
     harmful = int(harm.harmful_queries.sum())
     facts = {"rows": len(rows), "questions": len(shelf.queries), "passages": len(shelf.documents), "harmful": harmful}

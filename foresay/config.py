@@ -16,7 +16,9 @@ DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Documents = Literal["checkpoint", "teacher"]
-Alignment = Literal["mse", "cosine"]
+Alignment = Literal["relative", "cosine", "mse"]
+Select = Literal["embedding", "loss"]
+Reconstruct = Literal["tokens", "one"]
 Of = Literal["response", "query"]
 Storage = Literal["float16", "int8"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -226,6 +228,10 @@ class ShapeConfig(Options):
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
     template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
     readout: Annotated[str, f"What the embedding reads. {readouts.summaries()}."] = "tokens"
+    reconstruct: Annotated[
+        Reconstruct,
+        "Maps from states to the soft prompt: one for each token, which decodes better, or one, as published.",
+    ] = "tokens"
     dims: Annotated[
         tuple[int, ...], "Shorter embeddings that shall be usable too, such as 64,128: the first numbers tell most."
     ] = ()
@@ -305,15 +311,22 @@ class TrainConfig(ShapeConfig):
         float, "Weight of the contrast: among the targets of the batch, the own one is the nearest; 0 leaves it out."
     ] = 0.0
     alignment: Annotated[
-        Alignment, "Distance to the target: mean squared error, as published, or one minus the cosine."
-    ] = "mse"
+        Alignment,
+        "Distance to the target: the share of the targets' variance that is missed, which no teacher's scale changes; "
+        "one minus the cosine; or the mean squared error, as published.",
+    ] = "relative"
     temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
     micro_batch_tokens: Annotated[
         int, "Most padded tokens in one forward pass, whose gradients add up to the batch's; halved if memory runs out."
     ] = 8192
     evaluate_every: Annotated[int, "Steps between two looks at the held-out rows; also when progress is saved."] = 100
-    patience: Annotated[int, "Looks at the held-out rows without a lower loss that end the run; 0 never."] = 0
+    select: Annotated[
+        Select,
+        "Which saved step becomes the checkpoint: the one whose held-out embeddings are nearest to their targets, or "
+        "the one with the lowest weighted loss, decoding included.",
+    ] = "embedding"
+    patience: Annotated[int, "Looks at the held-out rows without a better step that end the run; 0 never."] = 0
     keep: Annotated[int, "Last saved states kept, beside the best one."] = 2
     tracker: Annotated[Tracker, "Where the metrics go too, besides training/metrics.jsonl."] = "none"
 
@@ -384,8 +397,11 @@ _PUBLISHED: dict[str, Any] = {
     "compression": 10,
     "template": "none",
     "readout": "mean",
+    "reconstruct": "one",
     "documents": "checkpoint",
     "start": "random",
+    "alignment": "mse",
+    "select": "loss",
     "steps": 5000,
     "batch_size": 32,
     "learning_rate": {"qwen3": 3e-4, "other": 5e-4},

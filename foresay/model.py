@@ -38,7 +38,8 @@ class Model(nn.Module):
 
     Attributes:
         special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
-        reconstruct: last state to soft prompt, Linear(hidden, hidden), float32.
+        reconstruct: last state to soft prompt, Linear(hidden, hidden), float32; or `TokenMaps`, one for each token.
+        by_token: whether it is one for each token; the alignment map then reads the states, not the soft prompt.
         align: to embedding space, float32, Linear(hidden, dim); of each token or layer, Linear(parts * hidden, dim).
         center, spread: (layers, hidden), mean and standard deviation of the states over texts; only where every
             layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
@@ -60,6 +61,7 @@ class Model(nn.Module):
         dim: int,
         template: str = "none",
         readout: str = "mean",
+        reconstruct: str = "one",
         rotated: bool = False,
         lora_rank: int = 0,
         seed: int = 0,
@@ -73,6 +75,7 @@ class Model(nn.Module):
             dim: width of the teacher's vectors, and so of the embedding.
             template: what stands around a text, see `Backbone.frame`.
             readout: what the alignment map reads, by its name in readouts.py.
+            reconstruct: `one` map from states to soft prompts, as published, or one for each of the `tokens`.
             rotated: whether the embedding has axes of its own, see `rotation`.
             lora_rank: of an adapter that reads the texts too; 0 for none, as published.
             seed: of the initial weights.
@@ -90,7 +93,8 @@ class Model(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
-            self.reconstruct = nn.Linear(hidden, hidden)
+            self.by_token = reconstruct == "tokens"
+            self.reconstruct = TokenMaps(compression, hidden) if self.by_token else nn.Linear(hidden, hidden)
             self.align = nn.Linear(self.width, dim)
         if self.every_layer:
             self.register_buffer("center", torch.zeros(self.parts, hidden))
@@ -279,14 +283,19 @@ class Model(nn.Module):
 
     def soft_prompt(self, hidden: Tensor) -> Tensor:
         """States to soft prompts (batch, compression, hidden), float32; of several layers, the last counts."""
-        last = hidden[:, -1] if self.every_layer else hidden
-        prompts: Tensor = self.reconstruct(last.to(self.reconstruct.weight.dtype))
+        prompts: Tensor = self.reconstruct(self.last(hidden).float())
         return prompts
+
+    def last(self, hidden: Tensor) -> Tensor:
+        """States of the last layer (batch, compression, hidden), whether every layer was read or not."""
+        return hidden[:, -1] if self.every_layer else hidden
 
     def outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States to soft prompts (batch, compression, hidden) and embeddings (batch, dim), both float32."""
         soft_prompt = self.soft_prompt(hidden)
-        read = self._standardised(hidden) if self.every_layer else gather(soft_prompt, self.mixing)
+        if self.every_layer:
+            return soft_prompt, self.align(self._standardised(hidden))
+        read = self.features(hidden) if self.by_token else gather(soft_prompt, self.mixing)
         return soft_prompt, self.align(read)
 
     @torch.no_grad()
@@ -302,7 +311,7 @@ class Model(nn.Module):
 
     def _fused(self) -> tuple[Tensor, Tensor]:
         """`fused_map`, computed once for as long as the maps stay as they are."""
-        maps = (self.align.weight, self.align.bias, self.reconstruct.weight, self.reconstruct.bias)
+        maps = (*self.align.parameters(), *self.reconstruct.parameters())
         state = [(weight.data_ptr(), weight._version) for weight in maps]
         if self._cached_map is None or self._cached_map[0] != state:
             self._cached_map = (state, self.fused_map())
@@ -324,6 +333,8 @@ class Model(nn.Module):
         if self.every_layer:
             weight = weight / self.spread.flatten()
             return weight, bias - weight @ self.center.flatten()
+        if self.by_token:
+            return weight, bias
         by_part = weight.view(self.dim, self.parts, -1)
         return (by_part @ self.reconstruct.weight).flatten(1), by_part.sum(dim=1) @ self.reconstruct.bias + bias
 
@@ -377,6 +388,26 @@ class Model(nn.Module):
             **{**greedy, **options},
         )
         return ids
+
+
+class TokenMaps(nn.Module):
+    """A linear map for each token: (batch, tokens, hidden) to the same shape.
+
+    Attributes:
+        weight: (tokens, out, in) float32.
+        bias: (tokens, out) float32.
+    """
+
+    def __init__(self, tokens: int, hidden: int) -> None:
+        """Draws the weights as `nn.Linear` does."""
+        super().__init__()
+        maps = [nn.Linear(hidden, hidden) for _ in range(tokens)]
+        self.weight = nn.Parameter(torch.stack([one.weight.detach() for one in maps]))
+        self.bias = nn.Parameter(torch.stack([one.bias.detach() for one in maps]))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Each token's state through its own map."""
+        return torch.einsum("bth,tdh->btd", states, self.weight) + self.bias
 
 
 def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:

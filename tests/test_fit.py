@@ -19,7 +19,7 @@ from foresay.errors import InputError
 from foresay.model import Model
 from foresay.training import closed_form as ridge
 from foresay.training.fit import fit
-from foresay.training.metrics import Event, Read
+from foresay.training.metrics import Event, Read, Report
 
 Get = Callable[[str], Backbone]
 TEXTS = [f"{word} {number} {other}" for number in range(10) for word, other in (("fox", "fever"), ("Chad", "rash"))]
@@ -39,6 +39,13 @@ def of(targets: np.ndarray) -> Pairs:
     return Pairs(TEXTS, TEXTS, targets)
 
 
+def fitted(
+    encoder: Encoder, pairs: Pairs, rows: np.ndarray, held: np.ndarray, report: Report | None = None
+) -> ridge.Fit:
+    """The alignment map."""
+    return ridge.closed_form(encoder, pairs, rows, held, report).alignment
+
+
 def predict(found: ridge.Fit, states: torch.Tensor) -> np.ndarray:
     """What the fitted map makes of states."""
     embeddings: np.ndarray = ((states - found.center) / found.scale @ found.weight.T + found.bias).numpy()
@@ -53,7 +60,7 @@ def test_it_is_ridge_regression(backbone: Get, monkeypatch: pytest.MonkeyPatch, 
     encoder, targets = made(backbone("qwen3"), readout=readout)
     rows = np.arange(16)
     seen: list[Event] = []
-    found = ridge.ridge(encoder, of(targets), rows, NONE, seen.append)
+    found = fitted(encoder, of(targets), rows, NONE, seen.append)
     assert seen == [Read(7, 16), Read(14, 16), Read(16, 16)]
     states = ridge.features_of(encoder, TEXTS)
     assert states.shape == (20, 32 * {"mean": 1, "tokens": 3, "layers": 2}[readout])
@@ -71,7 +78,7 @@ def test_many_layers_are_reduced(backbone: Get, monkeypatch: pytest.MonkeyPatch)
     errors = []
     for most in (64, 63, 8):  # all; 31 a layer, more than the 19 that 20 rows span; 4 a layer
         monkeypatch.setattr(ridge, "MOST_FEATURES", most)
-        found = ridge.ridge(encoder, of(targets), rows, NONE)
+        found = fitted(encoder, of(targets), rows, NONE)
         assert found.weight.shape == (5, 64)
         errors.append(float(np.square(predict(found, states) - targets).mean()))
     assert errors[1] == pytest.approx(errors[0], rel=1e-3)
@@ -82,7 +89,7 @@ def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
     """The one whose map comes nearest to the held-out targets."""
     encoder, targets = made(backbone("qwen3"))
     rows, held = np.arange(16), np.arange(16, 20)
-    found = ridge.ridge(encoder, of(targets), rows, held)
+    found = fitted(encoder, of(targets), rows, held)
     states = ridge.features_of(encoder, TEXTS)[held]
     cosine = float(np.diag(Encoder.similarity(predict(found, states), targets[held])).mean())
     assert found.cosine == pytest.approx(cosine, abs=1e-5)
@@ -90,7 +97,7 @@ def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
     for penalty in ridge.PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ridge, "PENALTIES", (penalty,))
-            other = ridge.ridge(encoder, of(targets), rows, held)
+            other = fitted(encoder, of(targets), rows, held)
         assert other.cosine == pytest.approx(found.path[penalty], abs=1e-6)
         assert other.cosine <= found.cosine + 1e-6
 
@@ -99,19 +106,19 @@ def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
 def test_the_start_gives_the_fitted_embeddings(backbone: Get, readout: str) -> None:
     """Through all maps, as training then goes on from."""
     encoder, targets = made(backbone("gemma3_text"), readout=readout)
-    found = ridge.ridge(encoder, of(targets), np.arange(20), NONE)
+    found = ridge.closed_form(encoder, of(targets), np.arange(20), NONE)
     ridge.start_from(encoder.model, found)
-    expected = predict(found, ridge.features_of(encoder, TEXTS))
+    expected = predict(found.alignment, ridge.features_of(encoder, TEXTS))
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-4)
 
 
 @readout
 def test_a_fitted_checkpoint(backbone: Get, tmp_path: Path, readout: str) -> None:
-    """It comes back with the same vectors, verifies, says what it is, and refuses to decode."""
+    """With one map: it comes back with the same vectors, verifies, says what it is, and refuses to decode."""
     base = backbone("qwen3")
     _, targets = made(base)
     pairs = Pairs(TEXTS, TEXTS, targets, {"teacher": "t", "revision": None})
-    config = FitConfig(compression=3, readout=readout, documents="checkpoint", held_out=4)
+    config = FitConfig(compression=3, readout=readout, reconstruct="one", documents="checkpoint", held_out=4)
     encoder = fit(pairs, base, tmp_path / "c", config)
     again = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(encoder.encode(TEXTS), again.encode(TEXTS))

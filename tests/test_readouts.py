@@ -96,7 +96,7 @@ def test_one_made_up_here_works_end_to_end(backbone: Get, ends: Ends, tmp_path: 
     base = backbone("qwen3")
     targets = np.random.default_rng(0).standard_normal((len(TEXTS), 6)).astype(np.float32)
     pairs = Pairs(TEXTS, TEXTS, targets, {})
-    config = FitConfig(compression=4, readout="ends", documents="checkpoint", held_out=4)
+    config = FitConfig(compression=4, readout="ends", reconstruct="one", documents="checkpoint", held_out=4)
     encoder = fit(pairs, base, tmp_path / "made", config)
     assert encoder.model.align.weight.shape == (6, 2 * 32)
     expected = encoder.encode(TEXTS)

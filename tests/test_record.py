@@ -21,6 +21,7 @@ RECORD = Record(
     prefix_ids=(1, 2),
     suffix_ids=(),
     readout="tokens",
+    reconstruct="one",
     lora_rank=0,
     dims=(4, 6),
     decodes=True,

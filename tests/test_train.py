@@ -22,7 +22,7 @@ from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
 from foresay.training.loop import row_order
-from foresay.training.metrics import Event, Metrics, Step
+from foresay.training.metrics import Event, Metrics, Report, Step
 from foresay.training.micro_batch import MicroBatch
 from foresay.training.step import gradient, losses_of
 from foresay.training.stopping import Stopped
@@ -352,7 +352,9 @@ def test_a_stop_out_of_turn_changes_nothing(backbone: Get, tmp_path: Path) -> No
 
 def test_rates(backbone: Get, tmp_path: Path) -> None:
     """Adam's first step has the size of the rate: tokens may have their own, a map of three parts takes a third."""
-    config = small(steps=1, warmup_steps=0, start="random", learning_rate=1e-3, token_learning_rate=1e-2)
+    config = small(
+        steps=1, warmup_steps=0, start="random", learning_rate=1e-3, token_learning_rate=1e-2, reconstruct="one"
+    )
     start = Model(backbone("qwen3"), thought=0, compression=3, dim=8, readout="tokens")
     encoder = train(pairs(), backbone("qwen3"), tmp_path / "run", config)
     moved = (encoder.model.special_tokens - start.special_tokens).abs().max()
@@ -360,3 +362,40 @@ def test_rates(backbone: Get, tmp_path: Path) -> None:
     for name, rate in (("reconstruct.weight", 1e-3), ("align.weight", 1e-3 / 3)):
         moved = (encoder.model.get_parameter(name) - start.get_parameter(name)).abs().max()
         assert float(moved.detach()) == pytest.approx(rate, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_alignment_loss_has_no_scale(backbone: Get, tmp_path: Path, scale: float) -> None:
+    """A teacher of unit length or of any other: the same share of the variance, the same best step."""
+    whole = pairs()
+    scaled = Pairs(whole.queries, whole.responses, whole.targets * np.float32(scale), whole.origin)
+    seen: list[Step] = []
+    config = small(steps=2, held_out=2, learning_rate=1e-9)
+    report: Report = lambda event: seen.append(event) if isinstance(event, Step) else None  # noqa: E731
+    encoder = train(scaled, backbone("qwen3"), tmp_path / "run", config, report)
+    rows, held = scaled.split(config)
+    embeddings = encoder.encode([scaled.queries[i] for i in held], on_cut="ignore")
+    missed = np.square(embeddings - scaled.targets[held]).mean() / scaled.targets[rows].var(axis=0).mean()
+    assert seen[-1].metrics["held_out_alignment"] == pytest.approx(float(missed), rel=1e-3)
+    loss = seen[-1].metrics["held_out_alignment"] + seen[-1].metrics["held_out_reconstruction"]
+    assert seen[-1].metrics["held_out_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("select", "least"), [("embedding", "held_out_alignment"), ("loss", "held_out_loss")])
+def test_the_best_step_by_what_it_is_for(backbone: Get, tmp_path: Path, select: str, least: str) -> None:
+    """Reconstruction that still falls does not choose a worse embedding."""
+    config = small(steps=12, held_out=2, evaluate_every=1, keep=12, learning_rate=2e-2, select=select)
+    train(pairs(), backbone("qwen3"), tmp_path / "run", config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda row: (row[least], -row["step"]))["step"]
+    assert json.loads((tmp_path / "run" / "foresay.json").read_text())["training"]["step"] == best
+
+
+def test_a_schedule_that_never_arrives() -> None:
+    """A warm-up longer than the run, a decay that ends before it; the default fits any run."""
+    with pytest.raises(InputError, match="warmup_steps is 100 and steps is 12.*never reach its peak"):
+        TrainConfig(steps=12, warmup_steps=100)
+    with pytest.raises(InputError, match="decay_steps is 5 and steps is 12.*the last steps would change nothing"):
+        TrainConfig(steps=12, decay_steps=5)
+    assert [TrainConfig(steps=steps).warmup for steps in (1, 12, 5000)] == [0, 1, 100]
+    assert max(schedule(TrainConfig(steps=12)).share(step) for step in range(12)) == 1.0

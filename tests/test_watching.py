@@ -123,7 +123,22 @@ def test_the_table_in_a_terminal() -> None:
     assert "contrast" not in rows
     text = " ".join(rows["training"])
     assert "3/3" in text
-    assert "200 tokens/s" in text
+    assert "200 tok/s" in text
+
+
+def test_nothing_is_cut_at_80_columns() -> None:
+    """Four-digit steps, five-digit speeds, small losses: the last column is there, and .0009 does not become .00."""
+    console = Console(width=80, file=io.StringIO(), record=True)
+    table = LiveTable(5000, Console(file=io.StringIO(), width=80))
+    metrics = {"loss": 2.7, "alignment": 0.00093, "reconstruction": 2.7, "tokens": 12345.0, "seconds": 1.0}
+    held = {f"held_out_{name}": metrics[name] for name in ("loss", "alignment", "reconstruction")}
+    table(Step(5000, 5000, metrics | held | {"cosine": 0.98765, "retrieval@1": 0.5}))
+    console.print(table.drawing())
+    shown = console.export_text()
+    assert "…" not in shown
+    assert "12,345 tok/s" in shown
+    assert shown.count("0.00093") == 3
+    assert "best, step 5000" in shown
 
 
 def test_lines_where_there_is_no_terminal() -> None:

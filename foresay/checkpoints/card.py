@@ -11,7 +11,17 @@ from huggingface_hub import ModelCard, ModelCardData
 from .record import Record
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
-_SAID = {"thought", "compression", "template", "readout", "dims", "documents", "query_prompt", "document_prompt"}
+_SAID = {
+    "thought",
+    "compression",
+    "template",
+    "readout",
+    "reconstruct",
+    "dims",
+    "documents",
+    "query_prompt",
+    "document_prompt",
+}
 """Options that the card tells in words of its own."""
 _HOW = {"training": "trained", "closed form": "found in closed form", "conversion": "converted"}
 _SHOWN = {
@@ -22,6 +32,8 @@ _SHOWN = {
     "retrieval@1": "of them have their own target as the nearest of all",
     "alignment": "alignment loss of the last batch",
     "reconstruction": "reconstruction loss of the last batch, nats a token",
+    "held_out_reconstruction": "reconstruction loss of held-out rows, nats a token",
+    "swapped": "the same, from the soft prompts of other rows: what the backbone writes anyway",
     "contrast": "contrast of the last batch, nats a row",
 }
 
@@ -70,6 +82,7 @@ def _facts(record: Record) -> dict[str, object]:
         "special tokens": f"{record.thought} thought, {record.compression} compression",
         "template": record.template,
         "readout": record.readout,
+        "maps to the soft prompt": "one for each token" if record.reconstruct == "tokens" else "one",
         "shorter embeddings": ", ".join(map(str, record.dims)) or "none",
         "documents are embedded by": record.documents.name if record.documents else "the checkpoint",
         "longest input": f"{record.max_tokens} tokens",

@@ -57,6 +57,7 @@ def load(
         dim=record.dim,
         template=record.template,
         readout=record.readout,
+        reconstruct=record.reconstruct,
         rotated=bool(record.dims),
         lora_rank=record.lora_rank,
     )

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from .. import __version__
-from ..config import Template
+from ..config import Reconstruct, Template
 from ..errors import CheckpointError
 from ..files import write_json
 
@@ -105,6 +105,7 @@ class Record:
         prefix_ids: the template's token ids before a text, as they were in training. A template may hold the date.
         suffix_ids: and after it.
         readout: what the alignment map reads.
+        reconstruct: whether one map leads to the soft prompt, or one for each of the tokens.
         lora_rank: of an adapter that reads the texts too; 0 for none.
         dims: lengths that an embedding may be shortened to.
         decodes: whether soft prompts were trained to be read.
@@ -126,6 +127,7 @@ class Record:
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
     readout: str
+    reconstruct: Reconstruct
     lora_rank: int
     dims: tuple[int, ...]
     decodes: bool

@@ -77,6 +77,7 @@ def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Re
         prefix_ids=tuple(model.prefix_ids),
         suffix_ids=tuple(model.suffix_ids),
         readout=model.readout,
+        reconstruct="tokens" if model.by_token else "one",
         lora_rank=model.adapter.rank if model.adapter else 0,
         dims=encoder.dims,
         decodes=encoder.decodes,

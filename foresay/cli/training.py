@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
+from ..files import check_output
 from .options import Command, build, given, options, shared
 from .running import calm_libraries, on_bar, progress_bar
 
@@ -40,6 +41,7 @@ def fit(
     One forward pass over the queries. The checkpoint embeds like a trained one, but cannot decode.
     """
     config = build(FitConfig, values)
+    check_output(output / "foresay.json")
     calm_libraries()
     from ..backbone import Backbone
     from ..data.pairs import Pairs
@@ -92,6 +94,7 @@ def train(
     """
     chosen = given(values)
     TrainConfig(**{**recipe(named, ""), **chosen})  # a wrong option is said before a model is loaded
+    check_output(output / "foresay.json")
     calm_libraries()
     from ..backbone import Backbone
     from ..data.pairs import Pairs

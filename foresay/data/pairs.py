@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import ShapeConfig
 from ..errors import InputError
 from ..files import file_hash
+from .likeness import reservoir, warn_of_texts, warn_of_vectors
 from .responses import read_responses
 from .targets import Targets
 
@@ -28,12 +29,14 @@ class Pairs:
         responses: what the backbone answered.
         targets: (rows, dim), the teacher's vectors of the responses; may be memory-mapped.
         origin: what the rows were made from and by, recorded in the checkpoint, compared on resume.
+        source: the file of the responses, for messages.
     """
 
     queries: Sequence[str]
     responses: Sequence[str]
     targets: NDArray[np.float32]
     origin: dict[str, Any] = field(default_factory=dict)
+    source: str = "RESPONSES"
 
     def __post_init__(self) -> None:
         """Refuses rows that do not belong together."""
@@ -56,10 +59,17 @@ class Pairs:
         made = taught.manifest
         kept = ("teacher", "revision", "max_tokens", "query_weight", "of", "average")
         origin = {name: getattr(made, name) for name in kept} | {"responses_sha256": file_hash(responses)}
-        return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin)
+        return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin, str(responses))
 
     def split(self, config: ShapeConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows to learn from, and those kept out, drawn by the seed; both in order."""
         rows = np.random.default_rng(config.seed).permutation(len(self.queries))
         held = min(config.held_out, len(rows) // 10)
         return np.sort(rows[held:]), np.sort(rows[:held])
+
+
+def warn_of_pairs(pairs: Pairs) -> None:
+    """Says in the log if many responses, or many targets, are near-identical: such pairs teach nothing."""
+    rows = reservoir(range(len(pairs.queries)))
+    warn_of_texts([pairs.responses[i] for i in rows], pairs.source)
+    warn_of_vectors(np.array(pairs.targets[sorted(rows)], np.float32), f"targets of {pairs.source}")

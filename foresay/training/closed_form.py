@@ -1,7 +1,7 @@
-"""The alignment map in closed form: ridge regression from the special tokens' states to the targets.
+"""The maps in closed form: ridge regression from the special tokens' states to targets, and to soft prompts.
 
-In: an encoder, queries, targets. Out: the map, without any gradient, and the penalty that served the held-out rows
-best. It is all there is to `fit`, and where `train` starts (`TrainConfig.start`).
+In: an encoder, pairs. Out: the maps, without any gradient, and the penalties that served the held-out rows best. It is
+all there is to `fit`, and where `train` starts (`TrainConfig.start`).
 Careful: the states are never kept. Their Gram matrix is summed block by block, so memory does
 not grow with the rows, and one factorisation of it serves every penalty. Nor does it grow without bound with the parts
 that are read, tokens or layers: beyond `MOST_FEATURES` numbers, each is first reduced to its principal components.
@@ -20,6 +20,7 @@ from ..data.pairs import Pairs
 from ..encoder import Encoder
 from ..model import Model
 from .metrics import Read, Report
+from .reconstruction_start import Sample, SoftPromptFit, SoftPromptMoments, choose
 
 PENALTIES = tuple(float(penalty) for penalty in 10.0 ** np.arange(-4, 2.5, 0.5))
 """Tried on the held-out rows; in units of a standardised state's variance."""
@@ -56,71 +57,109 @@ class Fit:
         return self.path.get(self.penalty, float("nan"))
 
 
+@dataclass(frozen=True)
+class ClosedForm:
+    """Both maps: to the embedding, and to the soft prompt where each token has one of its own."""
+
+    alignment: Fit
+    soft_prompt: SoftPromptFit | None
+
+
 @torch.no_grad()
-def ridge(
+def closed_form(
     encoder: Encoder,
     pairs: Pairs,
     rows: NDArray[np.int64],
     held: NDArray[np.int64],
     report: Report | None = None,
-) -> Fit:
-    """Fits the map on `rows` and chooses its penalty on `held`.
+) -> ClosedForm:
+    """Fits the maps on `rows` in one pass over their queries, and chooses their penalties on `held`.
 
     Args:
         encoder: whose states are read; its special tokens stay as they are.
-        pairs: queries and targets, these in the teacher's axes; the map leads to the model's.
+        pairs: queries, responses and targets, these in the teacher's axes; the map leads to the model's.
         rows: which of them to fit on.
-        held: which of them choose the penalty; may be empty, then the path's middle one is taken.
+        held: which of them choose; may be empty, then the path's middle penalty is taken, and rows of the fit choose
+            the soft prompts.
         report: told after each block how many rows have been read.
     """
-    model = encoder.model
-
-    def read(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        states = features_of(encoder, [pairs.queries[i] for i in chosen])
-        wanted = torch.from_numpy(np.array(pairs.targets[chosen], np.float32)).to(states.device)
-        return states, model.to_own_axes(wanted)
-
-    def told(done: int) -> None:
-        if report:
-            report(Read(done, len(rows) + len(held)))
-
-    features: _Features | None = None
+    model, total = encoder.model, len(rows) + len(held)
+    moments: _Moments | None = None
+    prompts = SoftPromptMoments(model) if model.by_token and encoder.decodes else None
     for start in range(0, len(rows), _BLOCK):
-        states, wanted = read(rows[start : start + _BLOCK])
-        if features is None:
-            features = _Features(states.reshape(len(states), model.parts, -1))
-            moments = _Moments(features.width, wanted.shape[1], states.device)
-        moments.add(features(states), wanted)
-        told(min(start + _BLOCK, len(rows)))
-    if features is None:
+        block = _read(encoder, pairs, rows[start : start + _BLOCK])
+        if moments is None:
+            features = _Features(block.features.reshape(len(block.features), model.parts, -1))
+            moments = _Moments(features.width, block.wanted.shape[1], block.features.device)
+        moments.add(features(block.features), block.wanted)
+        if prompts:
+            prompts.add(block.sample.states, block.sample.queries, block.sample.responses)
+        if report:
+            report(Read(min(start + _BLOCK, len(rows)), total))
+    if moments is None:
         raise ValueError("there are no rows to fit on")
     solve, path = moments.solver(standardise=features.basis is None), {}
     if len(held):
-        states, wanted = read(held)
-        told(len(rows) + len(held))
-        path = {one: _mean_cosine(states, features.unfold(*solve(one)), wanted) for one in PENALTIES}
+        block = _read(encoder, pairs, held)
+        path = {one: _mean_cosine(block.features, features.unfold(*solve(one)), block.wanted) for one in PENALTIES}
+        if report:
+            report(Read(total, total))
     penalty = max(path, key=lambda one: path[one]) if path else PENALTIES[len(PENALTIES) // 2]
     weight, bias, center, scale = (tensor.float() for tensor in features.unfold(*solve(penalty)))
-    return Fit(weight, bias, center, scale, path, penalty)
+    found = Fit(weight, bias, center, scale, path, penalty)
+    return ClosedForm(found, choose(prompts, block.sample) if prompts else None)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows, read: features (rows, width) and targets (rows, dim) float32, and what the soft prompts need."""
+
+    features: Tensor
+    wanted: Tensor
+    sample: Sample
+
+
+def _read(encoder: Encoder, pairs: Pairs, chosen: NDArray[np.int64]) -> _Block:
+    model, backbone = encoder.model, encoder.model.backbone
+    texts = [pairs.queries[i] for i in chosen]
+    rows, _ = model.rows(texts, encoder.max_tokens)
+    features = torch.empty(len(rows), model.width, device=backbone.device)
+    shape = (len(rows), model.compression, backbone.hidden_size) if model.by_token else (len(rows), 0)
+    states = torch.empty(*shape, dtype=backbone.dtype, device=backbone.device)
+
+    def take(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return model.features(hidden), model.last(hidden) if model.by_token else hidden.new_empty(len(hidden), 0)
+
+    model.run(rows, take, [features, states])
+    wanted = torch.from_numpy(np.array(pairs.targets[chosen], np.float32)).to(backbone.device)
+    answers = [[*ids, backbone.end_id] for ids in backbone.tokenize([pairs.responses[i] for i in chosen])]
+    return _Block(features, model.to_own_axes(wanted), Sample(states, backbone.tokenize(texts), answers))
 
 
 @torch.no_grad()
-def start_from(model: Model, found: Fit) -> None:
-    """Writes a fitted map into a model; the reconstruction starts as the identity, the state as its own prompt.
+def start_from(model: Model, found: ClosedForm) -> None:
+    """Writes fitted maps into a model.
 
-    Not scaled to the size of token embeddings: a map with small entries would be thrown off by Adam's first
-    steps, which have the same size for every entry (held-out cosine .72 to .53 in one step on the nano backbone).
+    A single reconstruction map starts as the identity, the state as its own prompt. It is not scaled to the size of
+    token embeddings: a map with small entries would be thrown off by Adam's first steps, which have the same size for
+    every entry (held-out cosine .72 to .53 in one step on the nano backbone).
     """
-    torch.nn.init.eye_(model.reconstruct.weight)
-    model.reconstruct.bias.zero_()
+    alignment, soft_prompt = found.alignment, found.soft_prompt
+    if soft_prompt:
+        model.reconstruct.weight.copy_(soft_prompt.weight)
+        model.reconstruct.bias.copy_(soft_prompt.bias)
+    else:
+        identity = torch.eye(model.backbone.hidden_size, device=model.backbone.device)
+        model.reconstruct.weight.copy_(identity.expand_as(model.reconstruct.weight))
+        model.reconstruct.bias.zero_()
     if model.every_layer:
-        standardise(model, found)
-        model.align.weight.copy_(found.weight)
-        model.align.bias.copy_(found.bias)
+        standardise(model, alignment)
+        model.align.weight.copy_(alignment.weight)
+        model.align.bias.copy_(alignment.bias)
         return
-    weight = found.weight / found.scale
+    weight = alignment.weight / alignment.scale
     model.align.weight.copy_(weight)
-    model.align.bias.copy_(found.bias - weight @ found.center)
+    model.align.bias.copy_(alignment.bias - weight @ alignment.center)
 
 
 def standardise(model: Model, found: Fit) -> None:

@@ -42,11 +42,11 @@ class LiveTable:
         self.step = 0
         self._bar = Progress(
             TextColumn("{task.description:10}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
@@ -71,7 +71,7 @@ class LiveTable:
     def __call__(self, event: Event) -> None:
         """Takes in an event."""
         if isinstance(event, Read):
-            self._bar.update(self._task, note=f"closed-form start: {event.rows} of {event.total} rows")
+            self._bar.update(self._task, note=f"start: {event.rows} of {event.total} rows")
         else:
             self._take(event)
         if self._live:
@@ -96,7 +96,7 @@ class LiveTable:
 
     def _speed(self) -> str:
         seconds = max(self.means.get("seconds", 0.0), 1e-9)
-        return f"{seconds:.2f} s a step, {self.means.get('tokens', 0.0) / seconds:,.0f} tokens/s"
+        return f"{seconds:.2f} s/step, {self.means.get('tokens', 0.0) / seconds:,.0f} tok/s"
 
     def line(self) -> str:
         """The metrics of the moment in one line."""

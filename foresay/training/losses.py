@@ -2,7 +2,8 @@
 
 In: embeddings and targets, (rows, dim). Out: losses.
 
-    alignment   mean squared error (the paper's), or one minus the cosine; of each row alone
+    alignment   mean squared error (the paper's), the same as a share of the targets' variance, or one minus the
+                cosine; of each row alone
     contrast    InfoNCE (arXiv 1807.03748): among the targets of a whole batch, the embedding's own is the nearest
 
 Where an embedding may be shortened, each loss is the mean over its lengths (Matryoshka, arXiv 2205.13147).
@@ -10,7 +11,11 @@ Careful: a language model refuses or greets in the same words over and over. A b
 the same target more than once, and such a row is no negative, or the contrast would push an embedding off its target.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +23,31 @@ from ..config import TrainConfig
 
 SAME = 1 - 1e-5
 """Cosine from which on two targets are taken for the same."""
+_BLOCK = 4096
+_LEAST_VARIANCE = 1e-12
+"""Targets that are all the same have none, and must not become a division by zero."""
+
+
+def in_shares(config: TrainConfig, variance: float) -> TrainConfig:
+    """The config under which a squared error counts as a share of the targets' variance, whatever their scale.
+
+    A teacher of unit length has errors of a thousandth, which a reconstruction loss of some nats would drown.
+    """
+    if config.alignment != "relative":
+        return config
+    return replace(config, alignment="mse", alignment_weight=config.alignment_weight / variance)
+
+
+def variance_of(targets: NDArray[np.float32], rows: NDArray[np.int64]) -> float:
+    """The variance of targets (all, dim) about their mean, over some rows, averaged over the dimensions."""
+    total, squares = np.zeros(targets.shape[1]), 0.0
+    for start in range(0, len(rows), _BLOCK):
+        block = np.asarray(targets[rows[start : start + _BLOCK]], np.float64)
+        total += block.sum(axis=0)
+        squares += float(np.square(block).sum())
+    mean = total / len(rows)
+    variance = (squares / len(rows) - float(np.square(mean).sum())) / float(targets.shape[1])
+    return float(max(variance, _LEAST_VARIANCE))
 
 
 def alignment_loss(embedding: Tensor, target: Tensor, config: TrainConfig) -> Tensor:

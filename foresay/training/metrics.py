@@ -47,7 +47,11 @@ COSTS = (
     Metric("tokens", "tokens a step", "tokens of queries and responses in the batch"),
     Metric("seconds", "seconds a step", "time of the step"),
 )
-ALIGNMENT_UNITS = {"mse": "mean squared error", "cosine": "1 − cosine"}
+ALIGNMENT_UNITS = {
+    "relative": "share of the targets' variance",
+    "cosine": "1 − cosine",
+    "mse": "mean squared error",
+}
 """Units of the alignment loss by the option `alignment`."""
 
 

@@ -5,6 +5,7 @@ Careful: targets are in the teacher's axes. Where embeddings may be shortened, a
 `Model.to_own_axes` leads from the one to the other.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from ..backbone import Backbone
 from ..config import ShapeConfig, TrainConfig
 from ..data.pairs import Pairs
 from ..encoder import DocumentTeacher, Encoder
-from ..errors import InputError
+from ..errors import BackboneError, CheckpointError, InputError
 from ..model import Model
 from ..prompts import EVALUATION
 from .matryoshka import principal_axes
@@ -23,7 +24,8 @@ def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encode
     """An encoder of the shape that is asked for.
 
     Raises:
-        InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named or gone.
+        InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named, gone, or
+            another one.
     """
     document_teacher = _document_teacher(pairs) if config.documents == "teacher" else None
     dim = pairs.targets.shape[1]
@@ -36,19 +38,36 @@ def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encode
         dim=dim,
         template=config.template,
         readout=config.readout,
+        reconstruct=config.reconstruct,
         rotated=bool(config.dims),
         lora_rank=config.lora_rank if isinstance(config, TrainConfig) else 0,
         seed=config.seed,
     )
     if model.rotation is not None:
         model.rotation.copy_(torch.from_numpy(principal_axes(pairs.targets, pairs.split(config)[0])))
-    return Encoder(
+    encoder = Encoder(
         model,
         prompts={**EVALUATION, "query": config.query_prompt, "document": config.document_prompt},
         max_tokens=config.max_query_tokens,
         dims=config.dims,
         document_teacher=document_teacher,
     )
+    _check_teacher(encoder)
+    return encoder
+
+
+def _check_teacher(encoder: Encoder) -> None:
+    """Loads the teacher of the documents once and lets it go: what it lacks is said before training, not after.
+
+    Raises:
+        InputError: if it is gone, another one, or the teacher `self` of another backbone.
+    """
+    if encoder.document_teacher is None:
+        return
+    try:
+        copy.copy(encoder).load_document_teacher()
+    except (CheckpointError, BackboneError) as error:
+        raise InputError(f"{error}; or let the checkpoint embed documents: --documents checkpoint") from error
 
 
 def _document_teacher(pairs: Pairs) -> DocumentTeacher:

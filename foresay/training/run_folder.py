@@ -13,6 +13,7 @@ that. So the last state is whole, and no line up to it is missing. A full disk i
 import itertools
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from safetensors import SafetensorError
+
 from ..errors import DataError, InputError
-from ..files import Journal, as_json, read_json, sync, write_json
+from ..files import Journal, as_json, read_json, sync, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +127,9 @@ class RunFolder:
     def _lock(self) -> Journal:
         try:
             return Journal(self.metrics)
-        except DataError:
+        except DataError as error:
+            if "another process" not in str(error):
+                raise
             raise DataError(
                 f"another process is training in {self.folder.parent}; wait for it or stop it, or use another -o"
             ) from None
@@ -143,14 +148,25 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A failed write in words: what is on the disk is whole, and the same command resumes."""
+        """Says in one line why something could not be written; what is on the disk is whole, and drafts go."""
         try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"cannot write to {self.folder} ({error.strerror or error}); what was saved before is whole: "
-                "mend that, then the same command resumes"
-            ) from error
+            with writing(self.folder.parent):
+                try:
+                    yield
+                except SafetensorError as error:  # its own, whatever the system's was
+                    raise _system_error(error) from error
+        except DataError:
+            for draft in self.folder.glob(".step-*.saving"):
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """The system's error in one of safetensors, which tells its number in words: `… (os error 28)`."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        raise error
+    return OSError(int(found[1]), str(error))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,17 +20,18 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..checkpoints.export.sentence_transformers import export
 from ..checkpoints.load import load_weights
-from ..checkpoints.record import Training
+from ..checkpoints.record import RECORD, Training
 from ..checkpoints.save import save
 from ..config import TrainConfig
-from ..data.pairs import Pairs
+from ..data.pairs import Pairs, warn_of_pairs
 from ..encoder import Encoder
 from ..errors import InputError
-from ..files import write_json
-from .closed_form import ridge, standardise, start_from
+from ..files import check_output, write_json
+from .closed_form import closed_form, standardise, start_from
 from .distributed import Processes
 from .held_out import target_metrics
 from .loop import row_order, run_steps
+from .losses import in_shares, variance_of, weighted
 from .metrics import Metrics, Report, Step, held_out
 from .micro_batch import MicroBatch
 from .new_encoder import new_encoder
@@ -60,7 +61,7 @@ def train(
         report: told of each step, and of the rows read while the start is fitted.
 
     Returns:
-        the encoder of the step with the lowest held-out loss, or of the last where nothing was held out.
+        the encoder of the step that `select` chooses by the held-out rows, or of the last where none were held out.
 
     Raises:
         InputError: if `output` holds a run with other options or data.
@@ -68,6 +69,7 @@ def train(
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
     config = config or TrainConfig()
+    check_output(Path(output) / RECORD)
     with RunFolder(Path(output) / "training", config.keep) as files:
         run = _Training(pairs, backbone, files, config)
         run.start(report if run.processes.first else None)
@@ -93,6 +95,8 @@ class _Training:
         self.optimizer = Optimizer(dict(self.model.named_parameters()), self._peaks(), config.weight_decay)
         self.schedule = schedule(config)
         self.rows, self.held = pairs.split(config)
+        self.variance = variance_of(pairs.targets, self.rows) if config.alignment == "relative" else 1.0
+        self.objective = in_shares(config, self.variance)
         self.order = row_order(config.seed, len(self.rows))
         self.limit = MicroBatch(config.micro_batch_tokens, self.processes)
         self.step = 0
@@ -125,7 +129,7 @@ class _Training:
         return asdict(self.config)
 
     def done(self) -> bool:
-        """Whether the last step is done, or the held-out loss has not fallen for too long."""
+        """Whether the last step is done, or no step has been better for too long."""
         waited = self.step - self.best.get("step", self.step)
         patience = self.config.patience * self.config.evaluate_every
         return self.step >= self.config.steps or (patience > 0 and waited >= patience)
@@ -135,7 +139,8 @@ class _Training:
         started, config = time.perf_counter(), self.config
         batch = [int(self.rows[next(self.order)]) for _ in range(config.batch_size)]
         queries, responses = self._token_ids(batch)
-        losses = gradient(self.model, queries, responses, self._targets(batch), config, self.limit)
+        losses = gradient(self.model, queries, responses, self._targets(batch), self.objective, self.limit)
+        losses["alignment"] /= self.variance
         share = self.schedule.share(self.step)
         norm = self.optimizer.step(share, config.clip_norm)
         self.step += 1
@@ -155,7 +160,7 @@ class _Training:
         due = self.step == self.config.steps or self.step % self.config.evaluate_every == 0
         held = self.evaluate() if due else {}
         step = replace(step, metrics={**step.metrics, **held})
-        loss = held.get(held_out("loss"), -float(self.step))  # nothing held out: the last saved step is the best
+        loss = self._badness(held) if held else -float(self.step)  # nothing held out: the last saved step is the best
         comparable = due if len(self.held) else due or stop
         if comparable and (not self.best or loss <= self.best["loss"]):
             self.best = {"step": self.step, "loss": loss, "metrics": dict(step.metrics)}
@@ -168,6 +173,13 @@ class _Training:
         self.processes.from_first(write)
         return step
 
+    def _badness(self, held: Metrics) -> float:
+        """What the best step has the least of: what the embedding misses, or the whole loss."""
+        if self.config.select == "loss":
+            return held[held_out("loss")]
+        losses = {name: held[held_out(name)] for name in ("alignment", "contrast") if held_out(name) in held}
+        return weighted(losses, self.config)
+
     def evaluate(self) -> Metrics:
         """The rows kept out of training: their losses, and how near they come to their targets.
 
@@ -176,7 +188,8 @@ class _Training:
         if not len(self.held):
             return {}
         rows = self.held.tolist()
-        losses = losses_of(self.model, *self._token_ids(rows), self._targets(rows), self.config, self.limit)
+        losses = losses_of(self.model, *self._token_ids(rows), self._targets(rows), self.objective, self.limit)
+        losses["alignment"] /= self.variance
         near = self.processes.from_first(lambda: target_metrics(self.encoder, self.pairs, self.held))
         return {**{held_out(name): value for name, value in losses.items()}, **near}
 
@@ -204,6 +217,8 @@ class _Training:
         }
         state = self.processes.from_first(lambda: self.files.open(identity, FREE))
         if state is None:
+            if self.processes.first:
+                warn_of_pairs(self.pairs)
             if self.config.start == "closed-form" or self.model.every_layer:
                 self._fit(report)
         else:
@@ -217,12 +232,16 @@ class _Training:
 
     def _fit(self, report: Report | None) -> None:
         """The start of the maps; every process finds it, since a long wait for the first would end the others."""
-        found = ridge(self.encoder, self.pairs, self.rows, self.held, report)
+        found = closed_form(self.encoder, self.pairs, self.rows, self.held, report)
         if self.config.start == "closed-form":
             start_from(self.model, found)
         else:
-            standardise(self.model, found)  # a random start of every layer's map needs the scale of the states
-        logger.info("closed form: penalty %.3g, held-out cosine %.3f", found.penalty, found.cosine)
+            standardise(self.model, found.alignment)  # a random map of every layer needs the scale of the states
+        alignment, prompts = found.alignment, found.soft_prompt
+        logger.info("closed form: penalty %.3g, held-out cosine %.3f", alignment.penalty, alignment.cosine)
+        if prompts:
+            words = "%.2f nats a token (%.2f with the soft prompts of other rows), imitating the %s, scaled by %g"
+            logger.info("closed form: " + words, prompts.loss, prompts.swapped, prompts.layout.source, prompts.scale)
 
     def _save(self, folder: Path, metrics: Mapping[str, float]) -> None:
         def extra(draft: Path) -> None:
