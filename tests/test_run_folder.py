@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from foresay.backbone import Backbone
+from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig, TeacherConfig
 from foresay.errors import DataError, InputError
 from foresay.teachers.make import make_teacher
@@ -98,6 +99,20 @@ def test_a_full_disk_damages_nothing(backbone: Get, small_disk: Path, tmp_path: 
     assert steps == list(range(done + 1, 7))
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("taken", [560_000, 600_000])
+def test_a_full_disk_under_fit(backbone: Get, small_disk: Path, taken: int) -> None:
+    """One line, whether saving or exporting found it full; with room made, the same command makes a whole one."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"0" * taken)
+    config = FitConfig(compression=3, documents="checkpoint", held_out=2)
+    with pytest.raises(DataError, match="the disk is full; free some space, then repeat the command"):
+        fit(pairs(), backbone("qwen3"), small_disk / "c", config)
+    ballast.unlink()
+    fit(pairs(), backbone("qwen3"), small_disk / "c", config)
+    assert all(verdict.agrees for verdict in verify(small_disk / "c", device="cpu"))
+    assert sorted(path.name for path in small_disk.iterdir()) == ["c"]
 
 
 @pytest.mark.parametrize("where", ["log", "save"])

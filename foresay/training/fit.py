@@ -16,11 +16,12 @@ from ..checkpoints.save import save
 from ..config import FitConfig
 from ..data.pairs import Pairs, warn_of_pairs
 from ..encoder import Encoder
-from ..files import check_output, writing
+from ..files import check_output
 from .closed_form import closed_form, start_from
 from .held_out import target_metrics
 from .metrics import Report, held_out
 from .new_encoder import new_encoder
+from .run_folder import writing_tensors
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
     metrics = {"held_out_rows": len(held), "penalty": found.alignment.penalty, **target_metrics(encoder, pairs, held)}
     if found.soft_prompt:
         metrics |= {held_out("reconstruction"): found.soft_prompt.loss, "swapped": found.soft_prompt.swapped}
-    with writing(Path(output)):
+    with writing_tensors(Path(output)):
         save(output, encoder, Training("closed form", asdict(config), pairs.origin, metrics=metrics))
         export(output, encoder)
     return encoder

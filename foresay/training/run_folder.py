@@ -150,15 +150,22 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Says in one line why something could not be written; what is on the disk is whole, and drafts go."""
         try:
-            with writing(self.folder.parent):
-                try:
-                    yield
-                except SafetensorError as error:  # its own, whatever the system's was
-                    raise _system_error(error) from error
+            with writing_tensors(self.folder.parent):
+                yield
         except DataError:
             for draft in self.folder.glob(".step-*.saving"):
                 shutil.rmtree(draft, ignore_errors=True)
             raise
+
+
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """`files.writing`, also for safetensors, which raises an error of its own whatever the system's was."""
+    with writing(path):
+        try:
+            yield
+        except SafetensorError as error:
+            raise _system_error(error) from error
 
 
 def _system_error(error: SafetensorError) -> OSError:
