@@ -37,6 +37,7 @@ _HOMES = {
     "ForesayError": "errors",
     "Model": "model",
     "Pairs": "data.pairs",
+    "ReportConfig": "config",
     "RespondConfig": "config",
     "Targets": "data.targets",
     "TeachConfig": "config",
@@ -46,6 +47,8 @@ _HOMES = {
     "bundle": "checkpoints.bundle",
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
+    "explain": "reading.explain",
+    "faithfulness": "reading.faithfulness",
     "fit": "training.fit",
     "lens": "reading.lens",
     "latent_index": "reading.latent_build",
@@ -53,6 +56,7 @@ _HOMES = {
     "make_teacher": "teachers.make",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
+    "report": "reading.report",
     "respond": "engines.respond",
     "teach": "teachers.teach",
     "train": "training.train",
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from .config import FitConfig as FitConfig
     from .config import LatentIndexConfig as LatentIndexConfig
     from .config import LensConfig as LensConfig
+    from .config import ReportConfig as ReportConfig
     from .config import RespondConfig as RespondConfig
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
@@ -83,8 +88,11 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .integrations.sentence_transformers import as_sentence_transformer as as_sentence_transformer
     from .model import Model as Model
+    from .reading.explain import explain as explain
+    from .reading.faithfulness import faithfulness as faithfulness
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
+    from .reading.report import report as report
     from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach

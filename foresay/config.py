@@ -136,6 +136,21 @@ class LensConfig(Options):
 
 
 @dataclass(frozen=True)
+class ReportConfig(Options):
+    """What a report shows."""
+
+    title: Annotated[str, "Title of the page."] = "What these embeddings say"
+    neighbours: Annotated[int, "Passages shown for each query."] = 5
+    max_new_tokens: Annotated[int, "Longest decoded text, in tokens."] = 96
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        for name in ("neighbours", "max_new_tokens"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
+
+
+@dataclass(frozen=True)
 class LatentIndexConfig(Options):
     """What a latent lens's index keeps of a corpus."""
 

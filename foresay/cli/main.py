@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from . import checkpoints, embedding, evaluation, quickstart, reading, responses, teachers, training
+from . import checkpoints, embedding, evaluation, explaining, quickstart, reading, responses, teachers, training
 from .options import Group, verbose
 
 
@@ -42,6 +42,9 @@ for command in (
     reading.decode,
     reading.lens,
     reading.latent_index,
+    explaining.explain,
+    explaining.faithfulness,
+    explaining.report,
     evaluation.evaluate,
     checkpoints.verify,
     checkpoints.bundle,

@@ -7,6 +7,7 @@ Log-probabilities are the backbone's own, before temperature and nucleus.
 """
 
 import hashlib
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,10 +38,20 @@ _LOOKED_THROUGH = 1024
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a decoded text: how it reads, and the natural logarithm of its probability."""
+    """One token of a decoded text.
+
+    Attributes:
+        text: what it adds to the text; empty for a control token, and for a part of a character that a later one ends.
+        log_prob: natural logarithm of its probability.
+    """
 
     text: str
     log_prob: float
+
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return math.exp(self.log_prob)
 
 
 @dataclass(frozen=True)
@@ -112,11 +123,11 @@ def decode_tokens(model: Model, soft_prompts: ArrayLike | Tensor, config: Decode
         InputError: for soft prompts that are not this model's.
     """
     record, decoded = _Record(), []
-    name = model.backbone.tokenizer.decode
     for ids in _batches(model, soft_prompts, config, record):
         for row, log_probs in zip(ids, record.take(ids).tolist(), strict=True):
             kept, text, finish = _trim(model, row, config)
-            tokens = [Token(name([i]), log_prob) for i, log_prob in zip(kept, log_probs, strict=False)]
+            pieces = _pieces_of(model, kept)
+            tokens = [Token(piece, log_prob) for piece, log_prob in zip(pieces, log_probs, strict=False)]
             decoded.append(Decoded(text, tokens, finish))
     return decoded
 
@@ -232,6 +243,17 @@ def _trim(model: Model, row: Tensor, config: DecodeConfig) -> tuple[list[int], s
     parts = (whole(ids[:n], skip_special_tokens=True) for n in range(1, len(ids) + 1))
     count = next(n for n, part in enumerate(parts, 1) if _first(part, config.stop) is not None)
     return ids[:count], text[:found], "stop"
+
+
+def _pieces_of(model: Model, ids: list[int]) -> list[str]:
+    """What each token adds to the text; the first bytes of a character add nothing until its last one comes."""
+    pieces, known = [], ""
+    for count in range(1, len(ids) + 1):
+        text = str(model.backbone.tokenizer.decode(ids[:count], skip_special_tokens=True))
+        whole = count == len(ids) or not text.endswith("\ufffd")
+        pieces.append(text[len(known) :] if whole else "")
+        known = text if whole else known
+    return pieces
 
 
 class _Cancelled(StoppingCriteria):  # type: ignore[misc]
