@@ -26,11 +26,11 @@ from ..model import Model
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 """Tried on the held-out rows; in units of a standardised state's variance."""
-SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+SCALES = (2.0, 3.0, 4.0, 6.0)
 """Tried on the held-out rows: by how much deviations from the mean soft prompt are scaled up."""
 FIRST_SCALE = 4.0
 """At which layouts are compared."""
-MOST_ROWS, MOST_TOKENS = 64, 48
+MOST_ROWS, MOST_TOKENS = 48, 32
 """Held-out rows, and first tokens of their responses, on which the choice is made."""
 _CONSTANT = 1e-6
 """Least standard deviation: a state's entry that never changes must not become a division by zero."""
