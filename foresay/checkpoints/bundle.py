@@ -1,30 +1,50 @@
 """A checkpoint with backbone and teacher inside: a folder to move, or to serve elsewhere.
 
 In: a checkpoint. Out: another one that needs nothing outside its folder, and opens in plain sentence-transformers too.
+Careful: it appears when it has been verified, from a folder that is neither the old one nor the new one.
 """
 
+import gc
 from pathlib import Path
 
 from ..encoder import Encoder
+from ..errors import CheckpointError
 from .export.sentence_transformers import export
-from .folder import find
+from .folder import appear, claim, drafting, find
 from .record import Record
 from .save import save
+from .verify import verify
 
 
-def bundle(path: str | Path, output: Path, *, device: str = "auto") -> bool:
-    """Copies a checkpoint with backbone and teacher inside.
+def bundle(path: str | Path, output: Path, *, device: str = "auto", overwrite: bool = False) -> bool:
+    """Copies a checkpoint with backbone and teacher inside, and verifies the copy.
+
+    Args:
+        path: folder or hub id of the checkpoint.
+        output: folder to make.
+        device: where to load and verify.
+        overwrite: replace a checkpoint that is in `output`.
 
     Returns:
         whether it needs nothing outside; a teacher that cannot go along (`export.documents.write_teacher`) is found by
         its name.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be read, or its teacher is gone.
+        CheckpointError: if the checkpoint cannot be read, its teacher is gone, or `output` holds anything else.
         BackboneError: if its backbone is gone or is another model.
+        VerifyError: if the copy does not give the golden vectors.
     """
     folder = find(path)
-    encoder = Encoder.from_pretrained(folder, device=device)
-    save(output, encoder, Record.load(folder).training)
-    record = export(output, encoder, whole=True)
+    output = claim(output, "foresay bundle", overwrite=overwrite)
+    if folder.resolve() == output:
+        raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
+    training = Record.load(folder).training
+    with drafting(output) as draft:
+        encoder = Encoder.from_pretrained(folder, device=device)
+        save(draft, encoder, training)
+        record = export(draft, encoder, whole=True)
+        del encoder
+        gc.collect()  # the copy is loaded beside nothing
+        verify(draft, device=device)
+        appear(draft, output)
     return record.documents is None or record.documents.bundled

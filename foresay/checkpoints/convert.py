@@ -24,7 +24,7 @@ from ..errors import CheckpointError
 from ..model import Model
 from ..prompts import EVALUATION
 from .export.sentence_transformers import export
-from .folder import find
+from .folder import claim, find
 from .record import Training
 from .save import save
 
@@ -36,7 +36,14 @@ PROMPTS = {
 """The two last are those of the paper's retrieval evaluation; the format itself stores none."""
 
 
-def convert(path: str | Path, output: Path, *, backbone: str | Backbone | None = None, device: str = "auto") -> Encoder:
+def convert(
+    path: str | Path,
+    output: Path,
+    *,
+    backbone: str | Backbone | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Encoder:
     """Reads a published checkpoint and writes it as one of ours.
 
     Args:
@@ -44,12 +51,15 @@ def convert(path: str | Path, output: Path, *, backbone: str | Backbone | None =
         output: folder to make.
         backbone: instead of the one that run_config.yml names, which may be a path on somebody's machine.
         device: to load the backbone on.
+        overwrite: replace a checkpoint that is in `output`; one converted from the same place is replaced anyway.
 
     Raises:
         CheckpointError: if a file is missing, a head holds anything but tensors, or shapes do not fit.
         BackboneError: if the backbone cannot be loaded.
     """
     folder = find(path)
+    made = Training("conversion", pairs={"converted from": str(path)})
+    output = claim(output, "foresay convert", overwrite=overwrite, mine=lambda found: found.training == made)
     config = _run_config(folder)
     tokens = _special_tokens(folder)
     align, reconstruct = _head(folder / "alignment_mlp"), _head(folder / "reconstruction_mlp")
@@ -73,7 +83,7 @@ def convert(path: str | Path, output: Path, *, backbone: str | Backbone | None =
         }
     )
     encoder = Encoder(model, prompts=PROMPTS, max_tokens=int(config.get("max_input_length", 512)))
-    save(output, encoder, Training("conversion", pairs={"converted from": str(path)}))
+    save(output, encoder, made)
     export(output, encoder)
     return encoder
 

@@ -20,7 +20,7 @@ from ..config import Template
 from ..encoder import Encoder
 from .card import write_card
 from .environment import environment
-from .folder import appear, new_draft
+from .folder import appear, drafting
 from .golden import golden_vectors
 from .record import GOLDEN, RECORD, WEIGHTS, BackboneRecord, DocumentsRecord, Exported, Record, Training
 
@@ -45,20 +45,19 @@ def save(
     Returns:
         what was recorded.
     """
-    folder = Path(folder)
-    draft = new_draft(folder)
-    model = encoder.model
+    folder, model = Path(folder).resolve(), encoder.model
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, draft / WEIGHTS)
-    golden = golden_vectors(encoder, documents=documents)
-    save_file(golden | {"backbone_sample": model.backbone.sample()}, draft / GOLDEN)
-    if extra:
-        extra(draft)
-    names = {RECORD, "README.md", *(path.name for path in draft.iterdir())}
-    record = describe(encoder, training or Training(), tuple(sorted(names)))
-    write_card(draft, record)
-    record.save(draft)
-    appear(draft, folder)
+    golden = golden_vectors(encoder, documents=documents) | {"backbone_sample": model.backbone.sample()}
+    with drafting(folder) as draft:
+        save_file(weights, draft / WEIGHTS)
+        save_file(golden, draft / GOLDEN)
+        if extra:
+            extra(draft)
+        names = {RECORD, "README.md", *(path.name for path in draft.iterdir())}
+        record = describe(encoder, training or Training(), tuple(sorted(names)))
+        write_card(draft, record)
+        record.save(draft)
+        appear(draft, folder)
     return record
 
 

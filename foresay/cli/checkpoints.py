@@ -37,14 +37,16 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
 )
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@shared("overwrite")
 @shared("device")
-def bundle(checkpoint: str, output: Path, device: str) -> None:
+def bundle(checkpoint: str, output: Path, overwrite: bool, device: str) -> None:
     """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
     calm_libraries()
     from ..checkpoints.bundle import bundle as run
 
-    whole = "self-contained" if run(checkpoint, output, device=device) else "holds all but the teacher of its documents"
-    click.echo(f"{output}: {whole}; check it with: foresay verify {output}")
+    inside = run(checkpoint, output, device=device, overwrite=overwrite)
+    whole = "self-contained" if inside else "holds all but the teacher of its documents"
+    click.echo(f"{output}: {whole}, and verified")
 
 
 @click.command(
@@ -57,11 +59,12 @@ def bundle(checkpoint: str, output: Path, device: str) -> None:
 @click.argument("published")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("overwrite")
 @shared("device")
-def convert(published: str, output: Path, backbone: str | None, device: str) -> None:
+def convert(published: str, output: Path, backbone: str | None, overwrite: bool, device: str) -> None:
     """Turn a checkpoint in the PUBLISHED LLM2Vec-Gen format, folder or hub id, into one of ours."""
     calm_libraries()
     from ..checkpoints.convert import convert as run
 
-    run(published, output, backbone=backbone, device=device)
+    run(published, output, backbone=backbone, device=device, overwrite=overwrite)
     click.echo(f"{output}: converted; check it with: foresay verify {output}")

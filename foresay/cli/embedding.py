@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from ..files import check_output, check_space, replacing, write_json
 from .options import Command, shared
 from .running import load_encoder, texts_of
 
@@ -59,9 +60,15 @@ def encode(
     """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
     if keep_soft_prompts and output is None:
         raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
-    ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"))
+    if output is not None:
+        for path in (output, _beside(output, "ids.json")):
+            check_output(path)  # an hour of encoding must not end in a place that cannot be written
+    ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"), repeats=True)
     encoder = load_encoder(checkpoint, **where)
+    if output is not None:
+        check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
     how: dict[str, Any] = {
+        "prompt": prompt,
         "normalize_embeddings": normalize,
         "truncate_dim": truncate_dim,
         "on_cut": "error" if no_cut else "warn",
@@ -71,10 +78,7 @@ def encode(
     if keep_soft_prompts:
         stored = _store(encoder, output, ids, kind)
         how["soft_prompts"] = stored.array
-    if prompt is not None:
-        vectors = encoder.encode(wanted, prompt=prompt, **how)
-    else:
-        vectors = (encoder.encode_query if kind == "query" else encoder.encode_document)(wanted, **how)
+    vectors = (encoder.encode_query if kind == "query" else encoder.encode_document)(wanted, **how)
     if output is None:
         import json
 
@@ -83,13 +87,20 @@ def encode(
         return
     import numpy as np
 
-    from ..files import write_json
-
-    np.save(output, vectors)
-    write_json(output.with_suffix(".ids.json"), ids)
+    names = _beside(output, "ids.json")
+    names.unlink(missing_ok=True)  # so that a kill leaves no vectors with the ids of others
+    with replacing(output) as part, part.open("wb") as file:
+        np.save(file, vectors)
+    write_json(names, ids)
     if stored is not None:
         stored.close()
-    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids in {output.stem}.ids.json")
+    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
+
+
+def _beside(output: Path, kind: str) -> Path:
+    """A file of its own for each output: `vectors.npy` has `vectors.ids.json`, and `run.a` has `run.a.ids.json`."""
+    name = output.name.removesuffix(".npy")
+    return output.with_name(f"{name}.{kind}")
 
 
 def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str) -> "SoftPrompts":
@@ -105,4 +116,4 @@ def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str)
         raise InputError(
             "--keep-soft-prompts: this checkpoint was made without the reconstruction loss and cannot decode"
         )
-    return SoftPrompts.create(Path(str(output)).with_suffix(".soft_prompts.npy"), encoder.model, ids)
+    return SoftPrompts.create(_beside(Path(str(output)), "soft_prompts.npy"), encoder.model, ids)

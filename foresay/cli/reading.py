@@ -57,7 +57,7 @@ def decode(
     if rows and stored is None:
         raise InputError("--row picks among stored soft prompts; add --soft-prompts FILE")
     if stored is None:
-        ids, wanted = texts_of(source, texts, column, split)
+        ids, wanted = texts_of(source, texts, column, split, repeats=True)
         encoder = load_encoder(checkpoint, **values)
         prompts = encoder.soft_prompts(wanted, prompt_name="query")
     else:
@@ -192,7 +192,7 @@ def latent_index(
     config = build(LatentIndexConfig, values)
     if (source is None) == (convert is None):
         raise InputError("give either a file of texts or --convert FOLDER")
-    texts = None if source is None else texts_of(source, (), values["column"], values["split"])[1]
+    texts = None if source is None else texts_of(source, (), values["column"], values["split"], repeats=True)[1]
     calm_libraries()
     from ..backbone import Backbone
     from ..reading.latent_build import build_index, plan_index

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from ..training.metrics import Report
 
 
-def texts_of(source: str | None, texts: tuple[str, ...], column: str | None, split: str) -> tuple[list[str], list[str]]:
-    """Ids and texts from a file or from -t."""
+def texts_of(
+    source: str | None, texts: tuple[str, ...], column: str | None, split: str, *, repeats: bool = False
+) -> tuple[list[str], list[str]]:
+    """Ids and texts from a file or from -t; with `repeats`, a row for every row of the file."""
     from ..data.queries import Query, content_id, read_queries
 
     if (source is None) == (not texts):
         raise InputError("give either a file of texts or -t TEXT")
     if source is None:
         return [content_id(text) for text in texts], list(texts)
-    rows = list(read_queries(source, column=column, split=split))
+    rows = list(read_queries(source, column=column, split=split, repeats=repeats))
     bad = [row for row in rows if not isinstance(row, Query)]
     if bad:
         raise InputError(f"{source}, row {bad[0].line}: {bad[0].reason}; mend it or take it out ({len(bad)} such rows)")

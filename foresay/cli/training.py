@@ -24,6 +24,7 @@ from .running import calm_libraries, on_bar, progress_bar
 @click.argument("targets", type=click.Path(path_type=Path))
 @shared("backbone")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@shared("overwrite")
 @shared("revision")
 @shared("device")
 @options(FitConfig)
@@ -32,6 +33,7 @@ def fit(
     targets: Path,
     backbone: str,
     output: Path,
+    overwrite: bool,
     revision: str | None,
     device: str,
     **values: Any,  # noqa: ANN401
@@ -50,7 +52,7 @@ def fit(
     pairs = Pairs.load(responses, targets)
     model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
     with progress_bar("fitting") as progress:
-        encoder = run(pairs, model, output, config, on_bar(progress))
+        encoder = run(pairs, model, output, config, on_bar(progress), overwrite=overwrite)
     click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
 
 
@@ -65,6 +67,7 @@ def fit(
 @click.argument("targets", type=click.Path(path_type=Path))
 @shared("backbone")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@shared("overwrite")
 @shared("revision")
 @shared("device")
 @click.option(
@@ -81,6 +84,7 @@ def train(
     targets: Path,
     backbone: str,
     output: Path,
+    overwrite: bool,
     revision: str | None,
     device: str,
     named: str,
@@ -110,7 +114,7 @@ def train(
     config = TrainConfig(**{**recipe(named, model.text_config.model_type), **chosen})
     try:
         with LiveTable(config.steps) if is_first() else nullcontext() as report:
-            run(pairs, model, output, config, report)
+            run(pairs, model, output, config, report, overwrite=overwrite)
     except Stopped as stopped:
         raise click.ClickException(str(stopped)) from None
     finally:

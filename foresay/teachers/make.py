@@ -43,6 +43,12 @@ logger = logging.getLogger(__name__)
 
 RANK = 16
 """Of the adapter, on every linear layer of the decoder, as in the published models."""
+_NAMES = (
+    *("README.md", "teacher.json", "adapter", "golden.safetensors", "backbone_config.json", "modules.json"),
+    *("sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer.json", "tokenizer_config.json"),
+    *("1_Pooling", "1_WordWeights", "2_Pooling"),
+)
+"""All that a teacher's folder may hold."""
 CLIP_NORM = 1.0
 """Largest gradient norm."""
 
@@ -72,11 +78,24 @@ def make_teacher(
         BackboneError: if the model cannot read in both directions, or has no attention dropout.
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
-    with RunFolder(Path(output) / "training") as files:
+    output = Path(output)
+    _check_place(output)
+    with RunFolder(output / "training") as files:
         run = _Teaching(check_texts(texts), backbone, files, config or TeacherConfig())
         run.start()
         run_steps(run, report)
-        return run.finish(Path(output))
+        return run.finish(output)
+
+
+def _check_place(output: Path) -> None:
+    """Refuses a folder in which something else has the name of a teacher's file, unless a run was begun there."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; foresay teacher writes a folder: use another -o")
+    taken = [name for name in _NAMES if (output / name).exists()]
+    if taken and not (output / "training" / "run.json").is_file():
+        raise InputError(
+            f"{output / taken[0]} is there already and would be replaced by the teacher's; move it, or use another -o"
+        )
 
 
 def schedule(steps: int) -> Schedule:

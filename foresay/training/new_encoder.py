@@ -27,7 +27,7 @@ def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encode
         InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named, gone, or
             another one.
     """
-    document_teacher = _document_teacher(pairs) if config.documents == "teacher" else None
+    document_teacher = _document_teacher(pairs, backbone) if config.documents == "teacher" else None
     dim = pairs.targets.shape[1]
     if config.dims and config.dims[-1] >= dim:
         raise InputError(f"dims go up to {config.dims[-1]}, the targets have width {dim}; expected smaller numbers")
@@ -70,7 +70,7 @@ def _check_teacher(encoder: Encoder) -> None:
         raise InputError(f"{error}; or let the checkpoint embed documents: --documents checkpoint") from error
 
 
-def _document_teacher(pairs: Pairs) -> DocumentTeacher:
+def _document_teacher(pairs: Pairs, backbone: Backbone) -> DocumentTeacher:
     """The teacher that set the targets, by what finds it again."""
     if "teacher" not in pairs.origin:
         raise InputError(
@@ -78,6 +78,13 @@ def _document_teacher(pairs: Pairs) -> DocumentTeacher:
             "or let the checkpoint do it: documents='checkpoint'"
         )
     teacher = DocumentTeacher(*(pairs.origin[name] for name in ("teacher", "revision", "max_tokens")))
+    kind, _, name = teacher.name.partition(":")
+    if kind == "self" and name != backbone.name:
+        raise InputError(
+            f"documents are to be embedded by the teacher {teacher.name}, which is another backbone than the one "
+            f"given, {backbone.name}; train on that one: -m {name}, or let the checkpoint do it: --documents "
+            "checkpoint"
+        )
     place = Path(teacher.name)
     if place.is_absolute() and not place.exists():
         raise InputError(

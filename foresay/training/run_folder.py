@@ -13,7 +13,6 @@ that. So the last state is whole, and no line up to it is missing. A full disk i
 import itertools
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from safetensors import SafetensorError
-
+from ..checkpoints.folder import writing_tensors
 from ..errors import DataError, InputError
-from ..files import Journal, as_json, read_json, sync, write_json, writing
+from ..files import Journal, as_json, read_json, sync, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -156,24 +154,6 @@ class RunFolder:
             for draft in self.folder.glob(".step-*.saving"):
                 shutil.rmtree(draft, ignore_errors=True)
             raise
-
-
-@contextmanager
-def writing_tensors(path: Path) -> Iterator[None]:
-    """`files.writing`, also for safetensors, which raises an error of its own whatever the system's was."""
-    with writing(path):
-        try:
-            yield
-        except SafetensorError as error:
-            raise _system_error(error) from error
-
-
-def _system_error(error: SafetensorError) -> OSError:
-    """The system's error in one of safetensors, which tells its number in words: `… (os error 28)`."""
-    found = re.search(r"os error (\d+)", str(error))
-    if found is None:
-        raise error
-    return OSError(int(found[1]), str(error))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..checkpoints.export.sentence_transformers import export
+from ..checkpoints.folder import claim
 from ..checkpoints.load import load_weights
-from ..checkpoints.record import RECORD, Training
+from ..checkpoints.record import Training
 from ..checkpoints.save import save
 from ..config import TrainConfig
 from ..data.pairs import Pairs, warn_of_pairs
 from ..encoder import Encoder
 from ..errors import InputError
-from ..files import check_output, write_json
+from ..files import write_json
 from .closed_form import closed_form, standardise, start_from
 from .distributed import Processes
 from .held_out import target_metrics
@@ -46,7 +47,13 @@ FREE = ("config.keep", "config.micro_batch_tokens", "config.tracker")
 
 
 def train(
-    pairs: Pairs, backbone: Backbone, output: Path, config: TrainConfig | None = None, report: Report | None = None
+    pairs: Pairs,
+    backbone: Backbone,
+    output: Path,
+    config: TrainConfig | None = None,
+    report: Report | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Encoder:
     """Trains, or resumes a run that was killed, and writes the best checkpoint to `output`.
 
@@ -59,22 +66,25 @@ def train(
         output: checkpoint folder to make.
         config: options; those of a run that is resumed must be the same.
         report: told of each step, and of the rows read while the start is fitted.
+        overwrite: replace a checkpoint of another kind that is in `output`, such as a fitted one.
 
     Returns:
         the encoder of the step that `select` chooses by the held-out rows, or of the last where none were held out.
 
     Raises:
         InputError: if `output` holds a run with other options or data.
+        CheckpointError: if `output` holds another checkpoint, or files that are not a checkpoint's.
         DataError: if another process trains in `output`, or nothing can be written there.
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
-    config = config or TrainConfig()
-    check_output(Path(output) / RECORD)
-    with RunFolder(Path(output) / "training", config.keep) as files:
+    config, output = config or TrainConfig(), Path(output)
+    resumes = (output / "training" / "run.json").is_file()  # another run is refused when its folder is opened
+    claim(output, "foresay train", overwrite=overwrite, mine=lambda _: resumes)
+    with RunFolder(output / "training", config.keep) as files:
         run = _Training(pairs, backbone, files, config)
         run.start(report if run.processes.first else None)
         run_steps(run, report)
-        return run.finish(Path(output))
+        return run.finish(output)
 
 
 def schedule(config: TrainConfig) -> Schedule:

@@ -22,7 +22,7 @@ from ...encoder import Encoder
 from ...errors import CheckpointError
 from ...files import sync, write_json
 from ..card import write_card
-from ..folder import new_draft, remove, settle
+from ..folder import drafting, remove, settle
 from ..load import COPY, DOCUMENT, QUERY
 from ..record import Exported, Record
 from .documents import write_teacher
@@ -47,25 +47,18 @@ def export(folder: Path, encoder: Encoder | None = None, *, whole: bool = False,
     Raises:
         CheckpointError: if the checkpoint cannot be read, or a file that is not the checkpoint's is in the way.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     record = Record.load(folder)
     backbone = None if encoder is None else encoder.model.backbone
     loaded = Encoder.from_pretrained(folder, backbone=backbone, device=device)
     if encoder is not None:
         loaded.share_teacher(encoder)
-    draft = new_draft(folder)
-    exported, copied, taught = _write(draft, loaded, whole or record.backbone.bundled)
-    documents = record.documents and replace(record.documents, bundled=taught)
-    return _add(
-        draft,
-        folder,
-        replace(
-            record,
-            backbone=replace(record.backbone, bundled=copied),
-            documents=documents,
-            sentence_transformers=exported,
-        ),
-    )
+    with drafting(folder) as draft:
+        exported, copied, taught = _write(draft, loaded, whole or record.backbone.bundled)
+        documents = record.documents and replace(record.documents, bundled=taught)
+        backbone_record = replace(record.backbone, bundled=copied)
+        now = replace(record, backbone=backbone_record, documents=documents, sentence_transformers=exported)
+        return _add(draft, folder, now)
 
 
 def _add(draft: Path, folder: Path, record: Record) -> Record:
@@ -76,7 +69,6 @@ def _add(draft: Path, folder: Path, record: Record) -> Record:
     wanted = (*names, "config.json") if "adapter_config.json" in names else names
     foreign = [name for name in wanted if name not in before.files and (folder / name).exists()]
     if foreign:
-        remove(draft)
         raise CheckpointError(
             f"{folder / foreign[0]} does not belong to the checkpoint and is in the way of its files for plain "
             "sentence-transformers; move it elsewhere"

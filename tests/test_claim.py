@@ -1,0 +1,263 @@
+"""Nothing of the user's is lost: what may be written where, and what a full disk or a kill leaves behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from foresay.backbone import Backbone
+from foresay.checkpoints.bundle import bundle
+from foresay.checkpoints.folder import appear, claim
+from foresay.checkpoints.record import Record, Training
+from foresay.checkpoints.save import save
+from foresay.cli.main import main
+from foresay.config import FitConfig, TeacherConfig, TrainConfig
+from foresay.data.pairs import Pairs
+from foresay.encoder import Encoder
+from foresay.errors import CheckpointError, ForesayError, InputError
+from foresay.model import Model
+from foresay.teachers.make import make_teacher
+from foresay.training.fit import fit
+from foresay.training.train import train
+
+from .conftest import SENTENCES, save_and_export
+
+Get = Callable[[str], Backbone]
+THEIRS = {"README.md": "mine", "document/thesis.txt": "years of work", "notes.txt": "also mine"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with somebody's work in it."""
+    folder = tmp_path / "project"
+    for name, text in THEIRS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def encoder(backbone: Get) -> Encoder:
+    """A small untrained encoder."""
+    return Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=8), max_tokens=60)
+
+
+@pytest.fixture
+def pairs() -> Pairs:
+    """A few rows."""
+    return Pairs(SENTENCES, SENTENCES, np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32))
+
+
+FIT = FitConfig(compression=2, documents="checkpoint", held_out=0)
+TRAIN = TrainConfig(compression=2, documents="checkpoint", held_out=0, steps=1, batch_size=2, start="random")
+
+
+def commands(encoder: Encoder, pairs: Pairs, source: Path) -> dict[str, Callable[[Path], object]]:
+    """All that writes a folder of ours, by name."""
+    base = encoder.model.backbone
+    teacher = TeacherConfig(mntp_steps=1, simcse_steps=0, mntp_batch_size=2)
+    return {
+        "fit": lambda folder: fit(pairs, base, folder, FIT),
+        "train": lambda folder: train(pairs, base, folder, TRAIN),
+        "bundle": lambda folder: bundle(source, folder, device="cpu"),
+        "teacher": lambda folder: make_teacher(SENTENCES, base, folder, teacher),
+        "save": lambda folder: save(folder, encoder),
+    }
+
+
+@pytest.mark.parametrize("name", ["fit", "train", "bundle", "teacher", "save"])
+def test_what_is_not_ours_stays(
+    name: str, encoder: Encoder, pairs: Pairs, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before any work, by its path and by the dot; nothing is touched, nothing is left."""
+    save_and_export(tmp_path / "source", encoder)
+    before, beside = tree(project), sorted(os.listdir(tmp_path))
+    run = commands(encoder, pairs, tmp_path / "source")[name]
+    monkeypatch.setattr(Model, "run", lambda *_: pytest.fail("it worked before it looked")) if name != "save" else None
+    with pytest.raises(ForesayError, match=r"README\.md|document"):
+        run(project)
+    monkeypatch.chdir(project)
+    with pytest.raises(ForesayError, match="another -o"):
+        run(Path("."))
+    assert tree(project) == before
+    assert sorted(os.listdir(tmp_path)) == beside
+
+
+def test_files_with_other_names_may_be_there(encoder: Encoder, pairs: Pairs, tmp_path: Path) -> None:
+    """They stay, through two saves."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        fit(pairs, encoder.model.backbone, tmp_path / "c", FIT)
+    assert (tmp_path / "c" / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["c"]
+
+
+def test_a_checkpoint_is_not_replaced_unasked(encoder: Encoder, pairs: Pairs, tmp_path: Path) -> None:
+    """fit over a trained one, train over a fitted one, bundle over anything; asked for, each goes through."""
+    base, trained, fitted = encoder.model.backbone, tmp_path / "trained", tmp_path / "fitted"
+    train(pairs, base, trained, TRAIN)
+    fit(pairs, base, fitted, FIT)
+    before = tree(trained)
+    with pytest.raises(CheckpointError, match="training, .*--overwrite"):
+        fit(pairs, base, trained, FIT)
+    with pytest.raises(CheckpointError, match="closed form, .*--overwrite"):
+        train(pairs, base, fitted, TRAIN)
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        bundle(fitted, trained, device="cpu")
+    with pytest.raises(CheckpointError, match="the checkpoint itself"):
+        bundle(fitted, fitted, device="cpu", overwrite=True)
+    assert tree(trained) == before
+    train(pairs, base, trained, TRAIN)  # its own run, which is done
+    bundle(fitted, trained, device="cpu", overwrite=True)
+    assert Record.load(trained).training.method == "closed form"
+    assert (trained / "training" / "metrics.jsonl").read_bytes() == before["training/metrics.jsonl"]
+
+
+def test_a_kill_in_the_middle_of_replacing(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it hits, the next save goes through, and what is not the checkpoint's stays."""
+    folder = tmp_path / "c"
+    save_and_export(folder, encoder)
+    (folder / "notes.txt").write_text("mine")
+    replaced = os.replace
+    for deadline in range(1, 12):
+        left = deadline
+
+        def replace(source: Path, target: Path) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            replaced(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("foresay.checkpoints.folder.os.replace", replace)
+            try:
+                save(folder, encoder)
+            except KeyboardInterrupt:
+                assert not (folder / "foresay.json").exists() or Record.load(folder)
+        claim(folder, "foresay fit", overwrite=True)
+    save_and_export(folder, encoder)
+    assert Encoder.from_pretrained(folder, backbone=encoder.model.backbone).dim == 8
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not [name for name in os.listdir(tmp_path) if name != "c"]
+
+
+def test_appear_refuses_before_it_touches(encoder: Encoder, tmp_path: Path) -> None:
+    """A file that came while the work went on."""
+    save(tmp_path / "c", encoder)
+    before = tree(tmp_path / "c")
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "extra.txt").write_text("ours")
+    (tmp_path / "c" / "extra.txt").write_text("theirs")
+    with pytest.raises(CheckpointError, match=r"extra\.txt"):
+        appear(tmp_path / "draft", tmp_path / "c")
+    assert tree(tmp_path / "c") == {**before, "extra.txt": b"theirs"}
+
+
+def test_a_record_cannot_name_files_elsewhere(encoder: Encoder, tmp_path: Path) -> None:
+    """A checkpoint from somebody else does not choose what is deleted."""
+    (tmp_path / "precious.txt").write_text("mine")
+    record = save(tmp_path / "c", encoder)
+    for name in ("../precious.txt", "..", str(tmp_path / "precious.txt"), "."):
+        text = (tmp_path / "c" / "foresay.json").read_text()
+        (tmp_path / "c" / "foresay.json").write_text(text.replace('"foresay.json"', f'"foresay.json", "{name}"', 1))
+        save(tmp_path / "c", encoder, Training())
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    assert record.files == Record.load(tmp_path / "c").files
+
+
+def test_a_file_is_no_folder(encoder: Encoder, pairs: Pairs, tmp_path: Path) -> None:
+    """In one line, and the file stays."""
+    (tmp_path / "c").write_text("mine")
+    for run in (
+        lambda: fit(pairs, encoder.model.backbone, tmp_path / "c", FIT),
+        lambda: train(pairs, encoder.model.backbone, tmp_path / "c", TRAIN),
+    ):
+        with pytest.raises(CheckpointError, match="is a file; .*another -o"):
+            run()
+    assert (tmp_path / "c").read_text() == "mine"
+
+
+def test_a_teacher_of_another_backbone(backbone: Get, tmp_path: Path) -> None:
+    """The word self means the backbone that made the targets; said before the first step."""
+    origin = {"teacher": f"self:{backbone('llama').name}", "revision": None, "max_tokens": 9}
+    rows = Pairs(SENTENCES, SENTENCES, np.zeros((6, 32), np.float32), origin)
+    with pytest.raises(InputError, match="another backbone than the one given"):
+        train(rows, backbone("qwen3"), tmp_path / "c", TrainConfig(compression=2, steps=1, held_out=0))
+
+
+# -- encode ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(encoder: Encoder, tmp_path: Path) -> Path:
+    """A saved one, and a file with a repeated line."""
+    save(tmp_path / "c", encoder)
+    (tmp_path / "texts.txt").write_text("a fox\na crow\na fox\ncheese\n")
+    return tmp_path / "c"
+
+
+def run(*words: object) -> str:
+    """A command's output."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.output
+
+
+def test_encode_keeps_every_line(checkpoint: Path, encoder: Encoder, tmp_path: Path) -> None:
+    """One row, one vector, in order; a file of ids for each output; folders are made."""
+    for name in ("run.a", "run.b", "deep/v.npy"):
+        run("encode", checkpoint, tmp_path / "texts.txt", "-o", tmp_path / name, "--device", "cpu")
+        vectors = np.load(tmp_path / name)
+        expected = encoder.encode_query(["a fox", "a crow", "a fox", "cheese"])
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert (tmp_path / "run.a.ids.json").is_file() and (tmp_path / "run.b.ids.json").is_file()
+    assert (tmp_path / "deep" / "v.ids.json").is_file()
+
+
+def test_encode_looks_before_it_works(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder as output is said before anything is loaded."""
+    monkeypatch.setattr("foresay.cli.embedding.load_encoder", lambda *_, **__: pytest.fail("it loaded a model first"))
+    (tmp_path / "folder").mkdir()
+    printed = run("encode", checkpoint, tmp_path / "texts.txt", "-o", tmp_path / "folder")
+    assert "it is a folder" in printed and printed.count("\n") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mounted)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs Linux and root")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+def test_a_full_disk(checkpoint: Path, encoder: Encoder, small_disk: Path, tmp_path: Path) -> None:
+    """encode and save end in one line, leave what was there, and go through when there is room."""
+    run("encode", checkpoint, tmp_path / "texts.txt", "-o", small_disk / "v.npy", "--device", "cpu")
+    before = tree(small_disk)
+    (small_disk / "filler").write_bytes(b"0" * shutil.disk_usage(small_disk).free)
+    printed = run("encode", checkpoint, tmp_path / "texts.txt", "-o", small_disk / "v.npy", "--device", "cpu")
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    with pytest.raises(ForesayError, match="disk|space") as caught:
+        save(small_disk / "c", encoder)
+    assert "\n" not in str(caught.value)
+    (small_disk / "filler").unlink()
+    assert tree(small_disk) == before
+    save(small_disk / "c", encoder)
+    assert Record.load(small_disk / "c").dim == 8
