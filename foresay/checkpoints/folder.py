@@ -115,7 +115,8 @@ def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
     foreign = sorted(name for name in names if name not in own and os.path.lexists(folder / name))
     if foreign:
         raise CheckpointError(
-            f"{folder / foreign[0]} is not part of a checkpoint and would be replaced by one; move it, or use another -o"
+            f"{folder / foreign[0]} is not part of a checkpoint and would be replaced by one; move it, or use "
+            "another -o"
         )
 
 

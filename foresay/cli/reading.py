@@ -192,7 +192,7 @@ def latent_index(
     config = build(LatentIndexConfig, values)
     if (source is None) == (convert is None):
         raise InputError("give either a file of texts or --convert FOLDER")
-    texts = None if source is None else texts_of(source, (), values["column"], values["split"], repeats=True)[1]
+    texts = None if source is None else texts_of(source, (), values["column"], values["split"])[1]
     calm_libraries()
     from ..backbone import Backbone
     from ..reading.latent_build import build_index, plan_index
