@@ -2,11 +2,13 @@
 # make test         lint, types, tests
 # make lint         lint and types only
 # make fix          let ruff repair and format what it can
+# make test-clients LangChain and LlamaIndex against the server, in an environment of their own
+# make fuzz         50,000 generated requests against the server
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint fix clean
+.PHONY: quickstart test lint fix clean test-clients fuzz
 
 quickstart: .venv/installed
 	$(BIN)/foresay quickstart
@@ -30,6 +32,18 @@ fix: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[develop]'
 	@touch $@
+
+test-clients: .venv/installed .venv-clients/installed
+	$(BIN)/python -m pytest tests/test_serving_clients.py -m clients
+
+.venv-clients/installed: Makefile
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		langchain-openai==1.7.4 llama-index-llms-openai-like==0.8.1 llama-index-embeddings-openai-like==0.4.0
+	@touch $@
+
+fuzz: .venv/installed
+	$(BIN)/python benchmarks/serving_fuzz.py --calls 50000
 
 clean:
 	rm -rf .venv quickstart dist build .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ folder of what it makes.
     checkpoints/   on disk: verify, bundle, convert
     evaluation/    does it find the answer: evaluate
     reading/       what an embedding holds, in words
+    serving/       over HTTP: serve
     integrations/  inside other libraries
 
     backbone.py    the frozen language model and its tokenizer
@@ -39,6 +40,7 @@ _HOMES = {
     "Pairs": "data.pairs",
     "ReportConfig": "config",
     "RespondConfig": "config",
+    "ServeConfig": "serving.config",
     "Targets": "data.targets",
     "TeachConfig": "config",
     "TeacherConfig": "config",
@@ -58,6 +60,7 @@ _HOMES = {
     "read_responses": "data.responses",
     "report": "reading.report",
     "respond": "engines.respond",
+    "serve": "serving.serve",
     "teach": "teachers.teach",
     "train": "training.train",
     "verify": "checkpoints.verify",
@@ -93,6 +96,8 @@ if TYPE_CHECKING:
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
     from .reading.report import report as report
+    from .serving.config import ServeConfig as ServeConfig
+    from .serving.serve import serve as serve
     from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach

@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from . import checkpoints, embedding, evaluation, explaining, quickstart, reading, responses, teachers, training
+from . import checkpoints, embedding, evaluation, explaining, quickstart, reading, responses, serve, teachers, training
 from .options import Group, verbose
 
 
@@ -46,6 +46,7 @@ for command in (
     explaining.faithfulness,
     explaining.report,
     evaluation.evaluate,
+    serve.serve,
     checkpoints.verify,
     checkpoints.bundle,
     checkpoints.convert,

@@ -1,0 +1,142 @@
+"""Texts of a request as payloads of a lane: whose prompt, how many tokens, what is cut.
+
+In: texts or token ids, and what the request says of them. Out: a `Prepared`.
+Be careful: a document may be the teacher's to embed, which takes texts and has a longest input of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..backbone import check_texts
+from ..errors import InputError
+from .checkpoints import Served
+from .engine.lanes import Lane
+from .errors import ApiError
+
+_SIDES = {
+    "query": "query",
+    "search_query": "query",
+    "retrieval.query": "query",
+    "document": "document",
+    "search_document": "document",
+    "passage": "document",
+    "retrieval.passage": "document",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Texts, ready to be run.
+
+    Attributes:
+        lane: what they run through.
+        payloads: rows of token ids, or texts.
+        tokens: of each, special tokens included.
+        cut: which were too long.
+    """
+
+    lane: Lane
+    payloads: Sequence[Any]
+    tokens: list[int]
+    cut: list[int]
+
+
+def prompt_of(served: Served, input_type: str | None, prompt_name: str | None, side: str | None) -> str:
+    """The name of the prompt that a request asks for.
+
+    Args:
+        served: whose prompts.
+        input_type: as the request says it, in any spelling.
+        prompt_name: as the request says it.
+        side: as the model's name says it.
+
+    Raises:
+        ApiError: 400 if these contradict each other, or the checkpoint has no such prompt.
+    """
+    asked = [name for name in (_SIDES.get(input_type or "", input_type), prompt_name, side) if name is not None]
+    if len(set(asked)) > 1:
+        raise ApiError(400, f"{' and '.join(asked)} contradict each other; say it once", "invalid_value")
+    name = asked[0] if asked else "query"
+    if name not in served.encoder.prompts:
+        known = ", ".join(sorted(served.encoder.prompts))
+        param = "prompt_name" if prompt_name else "input_type"
+        raise ApiError(400, f"{served.name} has no prompt named {name!r}; it has {known}", "invalid_value", param=param)
+    return name
+
+
+def prepare(
+    served: Served, inputs: Sequence[str] | Sequence[Sequence[int]], prompt: str, *, soft: bool = False
+) -> Prepared:
+    """Tokenises texts and cuts those that are too long.
+
+    Args:
+        served: the checkpoint.
+        inputs: texts, or token ids of texts.
+        prompt: name of one of its prompts.
+        soft: whether soft prompts are wanted instead of embeddings.
+
+    Raises:
+        InputError: for texts and ids that cannot be read.
+    """
+    encoder, model = served.encoder, served.encoder.model
+    lane = served.soft_prompts if soft else served.embeddings
+    if inputs and not isinstance(inputs[0], str):
+        if prompt == "document" and served.documents is not None:
+            raise InputError(f"a teacher embeds the documents of {served.name}; it takes texts, not token ids")
+        rows, cut = _rows_of_ids(served, inputs, prompt)  # type: ignore[arg-type]
+    else:
+        texts = check_texts(inputs, "input")  # type: ignore[arg-type]
+        if prompt == "document" and served.documents is not None and not soft:
+            return _for_teacher(served, texts, served.documents)
+        before = encoder.prompts.get(prompt, "")
+        rows, cut = model.rows([before + text for text in texts], encoder.max_tokens)
+    tokens = [len(row) + model.tokens for row in rows]
+    return Prepared(lane, rows, tokens, [i for i, was in enumerate(cut) if was])
+
+
+def check_cut(prepared: Prepared, limit: int, *, truncate: bool) -> None:
+    """Refuses cut texts, where the request says so.
+
+    Raises:
+        ApiError: 422.
+    """
+    if prepared.cut and not truncate:
+        raise ApiError(
+            422,
+            f"{len(prepared.cut)} of {len(prepared.tokens)} inputs are longer than {limit} tokens, first number "
+            f"{prepared.cut[0]}; shorten them, or send truncate: true",
+            "input_too_long",
+            param="input",
+        )
+
+
+def limit_of(served: Served, prompt: str, *, soft: bool = False) -> int:
+    """The longest input on a side, in tokens."""
+    if prompt == "document" and served.documents is not None and not soft:
+        return served.encoder.load_document_teacher().max_tokens
+    return served.encoder.max_tokens
+
+
+def _for_teacher(served: Served, texts: list[str], lane: Lane) -> Prepared:
+    limit = served.encoder.load_document_teacher().max_tokens
+    counts = [len(row) for row in served.encoder.model.backbone.tokenize(texts)]
+    cut = [i for i, count in enumerate(counts) if count > limit]
+    return Prepared(lane, texts, [max(1, min(count, limit)) for count in counts], cut)
+
+
+def _rows_of_ids(served: Served, inputs: Sequence[Sequence[int]], prompt: str) -> tuple[list[list[int]], list[bool]]:
+    encoder, model, backbone = served.encoder, served.encoder.model, served.encoder.model.backbone
+    size = int(backbone.embedding.num_embeddings)
+    bad = next((i for i, ids in enumerate(inputs) if ids and not 0 <= min(ids) <= max(ids) < size), None)
+    if bad is not None:
+        raise InputError(
+            f"input {bad} has token ids outside 0 to {size - 1}; expected ids of {backbone.name}'s own tokenizer "
+            "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False) sends texts)"
+        )
+    (before,) = backbone.tokenize([encoder.prompts.get(prompt, "")])
+    room = encoder.max_tokens - len(model.prefix_ids) - len(model.suffix_ids) - model.tokens - len(before)
+    if room < 1:
+        raise InputError(f"{served.name} has room for {encoder.max_tokens} tokens, which template and prompt fill")
+    rows = [[*model.prefix_ids, *before, *ids[:room], *model.suffix_ids] for ids in inputs]
+    return rows, [len(ids) > room for ids in inputs]
