@@ -21,6 +21,7 @@ Select = Literal["embedding", "loss"]
 Reconstruct = Literal["tokens", "one"]
 Of = Literal["response", "query"]
 Storage = Literal["float16", "int8"]
+EngineName = Literal["transformers", "openai"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -81,9 +82,20 @@ class RespondConfig(Options):
     max_new_tokens: Annotated[int, "Longest response, in tokens."] = 500
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token each time."] = 0.0
     top_p: Annotated[float, "Sample from the smallest set of tokens with this much probability."] = 1.0
-    seed: Annotated[int, "Seed of the sampling; the same rows and seed give the same responses."] = 0
-    batch_size: Annotated[int, "Queries answered together."] = 64
+    seed: Annotated[int, "Seed of the sampling; the same text and seed give the same response."] = 0
+    responses: Annotated[
+        int, "Responses to each query, with ids such as q1, q1#1, q1#2; more than one needs a temperature."
+    ] = 1
+    system: Annotated[str, "A system prompt before every query."] = ""
     max_query_tokens: Annotated[int, "Longer queries are refused (to the .rejected.jsonl file)."] = 2048
+    retry_rejected: Annotated[bool, "Try the rows again that an earlier run has rejected."] = False
+    engine: Annotated[
+        EngineName, "Who answers: the transformers library here, or any OpenAI-compatible endpoint (--base-url)."
+    ] = "transformers"
+    batch_size: Annotated[int, "Most queries answered side by side (by the endpoint: requests under way)."] = 64
+    batch_tokens: Annotated[
+        int, "Most tokens held at once, prompts and responses of all rows together; halved if memory runs out."
+    ] = 65_536
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -91,7 +103,33 @@ class RespondConfig(Options):
         _require(self.max_new_tokens > 0, f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
         _require(self.temperature >= 0, f"temperature is {self.temperature}; expected 0 or more")
         _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
-        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
+        for name in ("batch_size", "batch_tokens", "responses", "max_query_tokens"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected 1 or more")
+        _require(
+            self.responses == 1 or self.temperature > 0,
+            f"responses is {self.responses} and temperature is 0, so all of them would be the same; set a temperature",
+        )
+
+
+@dataclass(frozen=True)
+class EndpointConfig(Options):
+    """An OpenAI-compatible server; its key is read from OPENAI_API_KEY, and written nowhere."""
+
+    SECTIONS = {"base_url": "An endpoint (--engine openai)"}
+
+    base_url: Annotated[str, "Address of the server, such as http://localhost:8000/v1."] = "https://api.openai.com/v1"
+    timeout: Annotated[float, "Seconds until a request counts as failed."] = 120.0
+    attempts: Annotated[int, "Times a request is tried, with growing pauses, before its row is rejected."] = 6
+    requests_per_minute: Annotated[int, "Most requests a minute; 0 for no limit."] = 0
+    tokens_per_minute: Annotated[int, "Most tokens a minute, prompts and longest responses; 0 for no limit."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.timeout > 0, f"timeout is {self.timeout}; expected a number above 0")
+        _require(self.attempts > 0, f"attempts is {self.attempts}; expected 1 or more")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
 
 
 @dataclass(frozen=True)

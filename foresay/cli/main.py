@@ -11,7 +11,19 @@ import sys
 import click
 
 from .. import __version__
-from . import checkpoints, embedding, evaluation, explaining, quickstart, reading, responses, serve, teachers, training
+from . import (
+    checkpoints,
+    embedding,
+    evaluation,
+    explaining,
+    looking,
+    quickstart,
+    reading,
+    responses,
+    serve,
+    teachers,
+    training,
+)
 from .options import Group, verbose
 
 
@@ -34,6 +46,8 @@ def main() -> None:
 for command in (
     quickstart.quickstart,
     responses.respond,
+    looking.look,
+    looking.merge,
     teachers.teacher,
     teachers.teach,
     training.fit,

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from ..config import RespondConfig
+from ..config import EndpointConfig, RespondConfig
+from ..files import check_output
 from .options import Command, build, options, shared
-from .running import calm_libraries, progress_bar
+from .running import calm_libraries, progress_bar, reasons_of
 
 
 @click.command(
@@ -25,7 +26,9 @@ from .running import calm_libraries, progress_bar
 @shared("revision")
 @shared("device")
 @shared("dtype")
+@click.option("--shard", help="Answer the K-th of N parts of the queries, such as 1/4; OUTPUT's name gets -1-of-4.")
 @options(RespondConfig)
+@options(EndpointConfig)
 def respond(
     queries: str,
     backbone: str,
@@ -35,23 +38,32 @@ def respond(
     revision: str | None,
     device: str,
     dtype: str,
+    shard: str | None,
     **values: Any,  # noqa: ANN401
 ) -> None:
-    """Let the backbone answer QUERIES: a .jsonl, .csv, .tsv, .parquet or .txt file, or a data set on the hub.
+    """Let a model answer QUERIES: a .jsonl, .csv, .tsv, .parquet or .txt file, or a data set on the hub.
 
-    Goes on where it stopped when it is run again. Rows without an answer go to OUTPUT.rejected.jsonl.
+    Resumes when it is run again. Rows without an answer go to OUTPUT.rejected.jsonl.
     """
-    config = build(RespondConfig, values)
+    config, endpoint = build(RespondConfig, values), build(EndpointConfig, values)
+    from ..data.shards import QueryFile, Shard
+
+    part = Shard.parse(shard) if shard else None
+    output = part.name(output) if part else output
+    check_output(output)
+    rows = QueryFile(queries, column=column, split=split, shard=part)
     calm_libraries()
-    from ..backbone import Backbone
-    from ..data.queries import read_queries
+    from ..engines.base import EngineOptions, open_engine
+    from ..engines.respond import beside
     from ..engines.respond import respond as run
 
-    rows = list(read_queries(queries, column=column, split=split))
-    model = Backbone.load(backbone, revision=revision, device=device, dtype=dtype)
+    engine = open_engine(config.engine, EngineOptions(backbone, config, endpoint, revision, device, dtype))
     with progress_bar("responding") as progress:
-        summary = run(rows, model, output, config, progress)
+        summary = run(rows, engine, output, config, progress)
     click.echo(
-        f"{output}: {summary.written} written, {summary.skipped} there before, {summary.rejected} rejected, "
-        f"{summary.cut} stopped by the length limit"
+        f"{output}: {summary.written} written ({summary.copied} of them copies for repeated texts), "
+        f"{summary.skipped} there before, {summary.rejected} rejected, {summary.cut} stopped by the length limit"
     )
+    if summary.rejected:
+        reasons = reasons_of(beside(output, "rejected.jsonl"))
+        click.echo(f"rejected rows are in {beside(output, 'rejected.jsonl')}: {reasons}", err=True)

@@ -1,7 +1,9 @@
 """What the commands share while they run: texts from a file or from -t, a loaded checkpoint, a progress bar."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -48,6 +50,16 @@ def calm_libraries() -> None:
 
     library.set_verbosity_error()
     library.disable_progress_bar()
+
+
+def reasons_of(rejected: Path, most: int = 3) -> str:
+    """The commonest reasons in a file of rejects, with their counts."""
+    from ..files import strict_rows
+
+    with rejected.open("rb") as file:
+        reasons = Counter(str(row.get("reason")) for _, row in strict_rows(file, rejected))
+    words = [f"{count} because {reason}" for reason, count in reasons.most_common(most)]
+    return "; ".join([*words, "…"] if len(reasons) > most else words)
 
 
 @contextmanager

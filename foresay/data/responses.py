@@ -60,7 +60,7 @@ def parse_responses(rows: Iterable[tuple[int, dict[str, Any]]], path: Path) -> I
     """The responses in the numbered rows of a file; DataError for a row that is not one, or an id used twice."""
     with Seen() as seen:
         for number, row in rows:
-            problem = _problem_of_response(row)
+            problem = problem_of_response(row)
             if not problem and seen.setdefault(row["id"], number) != number:
                 problem = f"the id {row['id']!r} was used before, in line {seen.get(row['id'])}"
             if problem:
@@ -71,7 +71,8 @@ def parse_responses(rows: Iterable[tuple[int, dict[str, Any]]], path: Path) -> I
             yield Response(row["id"], row["query"], row["response"], row.get("finish", "stop"))
 
 
-def _problem_of_response(row: dict[str, Any]) -> str | None:
+def problem_of_response(row: dict[str, Any]) -> str | None:
+    """Why a row is not a response; None if it is one."""
     for name in ("id", "query", "response"):
         problem = problem_of(row.get(name), name)
         if problem:

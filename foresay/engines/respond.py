@@ -1,176 +1,268 @@
-"""Queries to responses: the backbone answers each query, through its chat template where it has one.
+"""Queries to responses: an engine answers each query, through its chat template where it has one.
 
-In: queries, a backbone. Out: a JSON lines file of responses; beside it a manifest of how they were made, and a
+In: queries, an engine. Out: a JSON lines file of responses; beside it a manifest of how they were made, and a
 `.rejected.jsonl` of the rows that got none, with the reason.
-Be careful: a batch is made of the same queries whether or not some are answered already.
-Padding and sampling depend on the whole batch, so a partly answered batch is computed again and only its
-missing rows are written: a killed run, repeated, ends in the same file as one that was never killed.
+Be careful: the file is the only memory between two runs. An id that is in it is done; what was being written when a
+run was killed is answered again, and comes out the same: a response depends on text, seed and model alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import __version__
 from ..backbone import Backbone
 from ..config import RespondConfig
+from ..data.likeness import reservoir, warn_of_texts
 from ..data.queries import Progress, Query, Reject, content_id
-from ..data.responses import Response, parse_responses
-from ..errors import DataError
+from ..data.responses import Response, problem_of_response, stream_responses
+from ..data.seen import Seen
+from ..errors import DataError, InputError
 from ..files import Journal, differences, read_json, write_json
-from .transformers import Prompt, TransformersEngine, row_of
+from .base import Answer, Engine, Job
+from .rejects import Rejects
+from .transformers import TransformersEngine
 
 T = TypeVar("T")
 
-_BLOCK = 64
-"""Batches read together and sorted by length: enough that they pad little, few enough to hold in memory."""
+_ROWS, _SECONDS = 64, 2.0
+"""Answers are written when there are so many, or after so long; a kill costs no more than these."""
+ENDING = ".jsonl"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, in rows: written now, skipped since an earlier run wrote them, rejected.
+    """What a run did, in rows.
 
-    `cut` counts the responses written now that reached the longest length before they ended.
+    Attributes:
+        written: responses written now.
+        skipped: there before.
+        rejected: without a response.
+        cut: written now, and at the longest length before they ended.
+        copied: written now without asking, since another id has the same text.
     """
 
     written: int
     skipped: int
     rejected: int
     cut: int
+    copied: int = 0
 
 
 def respond(
     queries: Iterable[Query | Reject],
-    backbone: Backbone,
+    engine: Engine | Backbone,
     output: Path,
     config: RespondConfig | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Writes the backbone's response to each query; run again after a kill, it goes on where it stopped.
+    """Writes the response to each query; run again after a kill, it resumes.
 
     Args:
-        queries: each id once, as `read_queries` yields them; rejects among them go to the side file.
-        backbone: who answers.
-        output: JSON lines of `Response`, appended to and synced after each batch.
-        config: lengths, sampling and batch size.
-        progress: told after each batch; it may raise, and nothing that is written is lost.
+        queries: each id once, as `read_queries` yields them; rejects among them go to the side file. Read as a stream.
+        engine: who answers; a backbone answers by the transformers library.
+        output: JSON lines of `Response`, appended to and synced as rows end.
+        config: lengths, sampling and batches.
+        progress: told after each group of rows; it may raise, and nothing that is written is lost.
 
     Raises:
         DataError: if the file was made otherwise (another backbone or option), holds another text under an
-            id, is damaged, or is being written by another process.
+            id, is damaged, cannot be written, or is being written by another process.
         InputError: if the longest response leaves no room for a query.
     """
     config = config or RespondConfig()
-    engine = TransformersEngine(backbone, config)
-    total = len(queries) if isinstance(queries, Sized) else None
+    if output.suffix != ENDING:
+        raise InputError(f"-o {output} does not end in {ENDING}, as responses do; try {output}{ENDING}")
+    engine = TransformersEngine(engine, config) if isinstance(engine, Backbone) else engine
+    total = length_hint(queries) or None
     with Journal(output) as journal:
-        _claim(journal, engine.manifest())
-        run = _Run(engine, journal)
-        for chunk in _chunks(queries, _BLOCK * config.batch_size):
-            prompts = run.refuse([engine.prompt(item) for item in chunk])
-            prompts.sort(key=lambda prompt: len(prompt.ids), reverse=True)  # the longest first: what fails, fails early
-            for batch in _chunks(prompts, config.batch_size):
-                run.answer(batch)
+        _claim(journal, manifest(engine, config))
+        run = _Run(engine, journal, config)
+        for chunk in _chunks(queries, engine.window):
+            for _ in run.answer(run.plan(chunk)):
                 if progress:
                     progress(run.seen, total, engine.speed())
-        return run.summary()
+            run.seen_all(chunk)
+            if progress:
+                progress(run.seen, total, engine.speed())
+        summary = run.finish()
+    if summary.written:
+        warn_of_texts(reservoir(row.response for row in stream_responses(output)), output)
+    return summary
 
 
-class Rejects:
-    """The side file of rows that got no response: each row once, however often the command runs."""
+def manifest(engine: Engine, config: RespondConfig) -> dict[str, Any]:
+    """What the responses of a file depend on."""
+    kept = ("max_new_tokens", "temperature", "top_p", "seed", "max_query_tokens", "system")
+    settings = {name: value for name, value in asdict(config).items() if name in kept}
+    return {**engine.manifest(), "engine": config.engine, "config": settings, "version": __version__}
 
-    def __init__(self, path: Path) -> None:
-        """Reads what an earlier run rejected. The file is only made when there is something to put in."""
-        self.path = path
-        self._known: set[str] = set()
-        if path.exists():
-            with Journal(path) as journal:
-                self._known.update(content_id(str(row.get("row"))) for _, row in journal.rows())
 
-    def __contains__(self, row: str) -> bool:
-        """Whether a row was rejected, now or by an earlier run."""
-        return content_id(row) in self._known
+def beside(output: Path, ending: str) -> Path:
+    """The side file of a responses file: `r.manifest.json` for `r.jsonl`."""
+    return output.with_name(f"{output.name.removesuffix(ENDING)}.{ending}")
 
-    def add(self, rejects: Iterable[Reject]) -> None:
-        """Writes those that are new."""
-        new = {content_id(reject.row): asdict(reject) for reject in rejects if reject.row not in self}
-        if new:
-            with Journal(self.path) as journal:
-                journal.append(new.values())
-            self._known.update(new)
+
+def row_of(query: Query) -> str:
+    """A query as the rejects show it."""
+    return json.dumps({"id": query.id, "query": query.text}, ensure_ascii=False)
+
+
+@dataclass
+class _Wanted:
+    """A job, and the queries that wait for its answer, each with the id of its row."""
+
+    job: Job
+    rows: list[tuple[str, Query]] = field(default_factory=list)
 
 
 class _Run:
-    """One run over the queries: what is settled already, what gets written, and the counts."""
+    """One run over the queries: what is done already, what gets written, and the counts."""
 
-    def __init__(self, engine: TransformersEngine, journal: Journal) -> None:
-        self.engine, self.journal = engine, journal
-        self.rejects = Rejects(_beside(journal.path, "rejected.jsonl"))
-        self.done = {r.id: content_id(r.query) for r in parse_responses(journal.rows(), journal.path)}
-        self.seen = self.written = self.skipped = self.cut = 0
+    def __init__(self, engine: Engine, journal: Journal, config: RespondConfig) -> None:
+        self.engine, self.journal, self.config = engine, journal, config
+        self.done, self.texts = Seen(), Seen()
+        for _, offset, row in journal.places():
+            self._note(_checked(row, journal.path), offset)
+        self.rejects = Rejects(beside(journal.path, "rejected.jsonl"), retry=config.retry_rejected)
+        self.rejects.forget(self._is_done)
+        self.seen = self.written = self.skipped = self.cut = self.copied = self.rejected = 0
+        self._pending = 0
 
-    def refuse(self, items: Iterable[Prompt | Reject]) -> list[Prompt]:
-        """Puts the rejects into the side file; returns the rest."""
-        prompts: list[Prompt] = []
-        rejects: list[Reject] = []
-        for item in items:
-            if isinstance(item, Reject):
-                rejects.append(item)
-            else:
-                prompts.append(item)
+    def plan(self, chunk: Sequence[Query | Reject]) -> dict[Job, _Wanted]:
+        """What has to be asked; copies what another id's response answers, and rejects what cannot be asked."""
+        queries = [item for item in chunk if isinstance(item, Query)]
+        rejects = [item for item in chunk if isinstance(item, Reject)]
         self.rejects.add(rejects)
-        self.seen += len(rejects)
-        return prompts
+        self.rejected += len(rejects)
+        open_rows = [(id, query, sample) for query in queries for id, sample in self._open(query)]
+        texts = list(dict.fromkeys(query.text for _, query, _ in open_rows))
+        refusals = dict(zip(texts, self.engine.refusals(texts), strict=True)) if texts else {}
+        wanted: dict[Job, _Wanted] = {}
+        copies: list[Response] = []
+        for id, query, sample in open_rows:
+            job = Job.of(query.text, sample, self.config.seed)
+            known = self.texts.get(_key(query.text, sample))
+            reason = refusals[query.text]
+            if known is not None:
+                row = self.journal.row_at(int(known))
+                copies.append(Response(id, query.text, row["response"], row.get("finish", "stop")))
+            elif reason:
+                self._reject(query, reason)
+            else:
+                wanted.setdefault(job, _Wanted(job)).rows.append((id, query))
+        self._write(copies)
+        self.copied += len(copies)
+        return wanted
 
-    def answer(self, batch: Sequence[Prompt]) -> None:
-        """Answers a batch and writes the rows that are missing."""
-        self.seen += len(batch)
-        answered = [self._answered(prompt.query) for prompt in batch]
-        self.skipped += sum(answered)
-        missing = [not a and row_of(p.query) not in self.rejects for a, p in zip(answered, batch, strict=True)]
-        if not any(missing):
-            return
-        responses, empty = [], []
-        for prompt, (text, finish), wanted in zip(batch, self.engine.answer(batch), missing, strict=True):
-            if wanted and text:
-                responses.append(Response(prompt.query.id, prompt.query.text, text, finish))
-            elif wanted:
-                empty.append(Reject(row_of(prompt.query), f"{self.engine.backbone.name} answered nothing"))
-        self.journal.append(asdict(response) for response in responses)
-        self.rejects.add(empty)
+    def answer(self, wanted: dict[Job, _Wanted]) -> Iterator[None]:
+        """Asks, and writes answers in groups; yields after each group."""
+        answers: list[Answer] = []
+        since = time.monotonic()
+        if wanted:
+            for answer in self.engine.answer(list(wanted)):
+                answers.append(answer)
+                self._pending += 1
+                if len(answers) >= _ROWS or time.monotonic() - since > _SECONDS:
+                    self._settle(answers, wanted)
+                    answers, since = [], time.monotonic()
+                    yield
+        self._settle(answers, wanted)
+
+    def seen_all(self, chunk: Sequence[Query | Reject]) -> None:
+        """Counts the rows of a chunk that is done."""
+        self.seen, self._pending = self.seen - self._pending + len(chunk), 0
+
+    def finish(self) -> Summary:
+        """The counts; the rejects that have been answered meanwhile leave their file."""
+        self.rejects.forget(self._is_done)
+        return Summary(self.written, self.skipped, self.rejected, self.cut, self.copied)
+
+    def _open(self, query: Query) -> list[tuple[str, int]]:
+        """Ids and numbers of the responses that a query still lacks."""
+        rows = [(query.id if n == 0 else f"{query.id}#{n}", n) for n in range(self.config.responses)]
+        missing = []
+        for id, sample in rows:
+            digest = content_id(query.text)
+            if self.done.get(id) not in (None, digest):
+                raise DataError(
+                    f"{self.journal.path} answers another text under the id {id!r}: the queries have changed; "
+                    "use another -o, or delete that file"
+                )
+            if id in self.done:
+                self.skipped += 1
+            elif row_of(query) in self.rejects:
+                self.rejected += sample == 0
+                break
+            else:
+                missing.append((id, sample))
+        return missing
+
+    def _settle(self, answers: Sequence[Answer], wanted: dict[Job, _Wanted]) -> None:
+        responses = []
+        for answer in answers:
+            for id, query in wanted[answer.job].rows:
+                if answer.problem or not answer.text:
+                    self._reject(query, answer.problem or f"{self.engine.name} answered nothing")
+                    continue
+                responses.append(Response(id, query.text, answer.text, answer.finish))
+                self.cut += answer.finish == "length"
+            self.copied += max(0, len(wanted[answer.job].rows) - 1) if answer.text and not answer.problem else 0
+        self._write(responses)
+        self.seen += len(answers)
+
+    def _write(self, responses: Sequence[Response]) -> None:
+        offsets = self.journal.append(asdict(response) for response in responses)
+        for response, offset in zip(responses, offsets, strict=True):
+            self._note(response, offset)
         self.written += len(responses)
-        self.cut += sum(response.finish == "length" for response in responses)
 
-    def summary(self) -> Summary:
-        """The counts."""
-        return Summary(self.written, self.skipped, self.seen - self.written - self.skipped, self.cut)
+    def _note(self, response: Response, offset: int) -> None:
+        id, _, number = response.id.rpartition("#")
+        self.done.setdefault(response.id, content_id(response.query))
+        self.texts.setdefault(_key(response.query, int(number) if id and number.isdecimal() else 0), offset)
 
-    def _answered(self, query: Query) -> bool:
-        if self.done.get(query.id, content_id(query.text)) != content_id(query.text):
-            raise DataError(
-                f"{self.journal.path} answers another text under the id {query.id!r}: the queries have changed; "
-                "delete that file, or use another -o"
-            )
-        return query.id in self.done
+    def _reject(self, query: Query, reason: str) -> None:
+        if row_of(query) not in self.rejects:
+            self.rejects.add([Reject(row_of(query), reason)])
+            self.rejected += 1
+
+    def _is_done(self, row: str) -> bool:
+        try:
+            found = json.loads(row)
+            return found["id"] in self.done and self.done.get(found["id"]) == content_id(found["query"])
+        except (ValueError, KeyError, TypeError):
+            return False
 
 
-def _claim(journal: Journal, manifest: dict[str, Any]) -> None:
+def _key(text: str, sample: int) -> str:
+    return f"{sample}:{text}"
+
+
+def _checked(row: dict[str, Any], path: Path) -> Response:
+    problem = problem_of_response(row)
+    if problem:
+        raise DataError(f"{path}: {problem}, in {json.dumps(row, ensure_ascii=False)[:80]}; repair or delete the line")
+    return Response(row["id"], row["query"], row["response"], row.get("finish", "stop"))
+
+
+def _claim(journal: Journal, made: dict[str, Any]) -> None:
     """Makes the file ours: writes the manifest of a new one, compares that of an old one."""
-    path = _beside(journal.path, "manifest.json")
+    path = beside(journal.path, "manifest.json")
     if not len(journal):
-        _beside(journal.path, "rejected.jsonl").unlink(missing_ok=True)  # of a file that was deleted since
-        write_json(path, manifest)
+        beside(journal.path, "rejected.jsonl").unlink(missing_ok=True)  # of a file that was deleted since
+        write_json(path, made)
         return
     if not path.exists():
         raise DataError(f"{journal.path} was not written by foresay respond: there is no {path}; use another -o")
-    changed = differences(read_json(path), manifest)
+    changed = differences(read_json(path), made)
     if changed:
         raise DataError(f"{journal.path} was made otherwise: {changed}; use another -o, or delete that file")
-
-
-def _beside(output: Path, ending: str) -> Path:
-    return output.with_suffix(f".{ending}")
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

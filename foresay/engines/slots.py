@@ -1,0 +1,246 @@
+"""Rows written side by side in places that are refilled: no row waits for the slowest one of its batch.
+
+In: prompts as token ids, a seed each. Out: the new token ids of each row, as soon as it has ended.
+How: all rows are padded on the left to one time axis. A row that ends gives its place to the last one; waiting prompts
+are read apart and put so that they end where the others are now. Keys and values lie in one store that grows by blocks,
+so a step copies nothing. Prompts come longest first: each fits behind the columns that its predecessors have filled.
+Be careful: columns are not positions. A row's position is its column less the column where it begins.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ..backbone import Backbone
+from ..batching import pad
+from ..data.responses import Finish
+from .sampling import Sampling
+
+_BLOCK = 128
+"""Columns by which the store grows."""
+
+
+@dataclass
+class Slot:
+    """A row: its place in the input, its prompt, and what it has written so far."""
+
+    index: int
+    prompt: list[int]
+    seed: int
+    written: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is written at once.
+
+    Attributes:
+        rows: most rows side by side.
+        tokens: most tokens in the store, prompts and responses of all rows together; one row may have more.
+        new: longest response.
+        read: most padded tokens of prompts read in one pass; one longer prompt is a pass of its own.
+    """
+
+    rows: int
+    tokens: int
+    new: int
+    read: int
+
+
+class Writer:
+    """Writes responses with a backbone whose cache is attention alone."""
+
+    def __init__(self, backbone: Backbone, sampling: Sampling, stops: Sequence[int], limits: Limits) -> None:
+        """Nothing is allocated before the first row."""
+        self.backbone, self.sampling, self.stops, self.limits = backbone, sampling, frozenset(stops), limits
+        self._rows = limits.rows
+
+    @torch.inference_mode()
+    def write(self, slots: Sequence[Slot]) -> Iterator[tuple[Slot, Finish]]:
+        """Writes every row; what memory cannot hold at once is tried again with half as many rows."""
+        waiting = sorted(slots, key=lambda slot: -len(slot.prompt))
+        while waiting:
+            batch = _Batch(self.backbone)
+            try:
+                yield from self._run(batch, waiting)
+                return
+            except torch.OutOfMemoryError:
+                most = len(batch.live)
+                if most <= 1:
+                    raise
+            for slot in batch.live:  # outside the except clause, whose traceback keeps tensors alive
+                slot.written.clear()
+            waiting = sorted([*batch.live, *waiting], key=lambda slot: -len(slot.prompt))
+            self._rows = max(1, most // 2)
+            del batch
+            torch.cuda.empty_cache()
+
+    def _run(self, batch: "_Batch", waiting: list[Slot]) -> Iterator[tuple[Slot, Finish]]:
+        while waiting or batch.live:
+            entered = self._enter(batch, waiting)
+            tokens = self.sampling.choose(
+                batch.read(entered) if entered else batch.step(),
+                [(slot.seed, len(slot.written)) for slot in (entered or batch.live)],
+            )
+            yield from self._settle(batch, entered or list(batch.live), tokens)
+
+    def _enter(self, batch: "_Batch", waiting: list[Slot]) -> list[Slot]:
+        """Takes prompts that fit from the waiting ones, once enough places are free to be worth a pass."""
+        if not waiting:
+            return []
+        width = max(batch.width, len(waiting[0].prompt)) + self.limits.new
+        rows = max(1, min(self._rows, self.limits.tokens // width))
+        free = rows - len(batch.live)
+        if batch.live and (free < max(1, rows // 8) or len(waiting[0].prompt) > batch.columns):
+            return []
+        count = min(free, max(1, self.limits.read // len(waiting[0].prompt)), len(waiting))
+        entered, waiting[:] = waiting[:count], waiting[count:]
+        batch.live.extend(entered)
+        return entered
+
+    def _settle(self, batch: "_Batch", slots: list[Slot], tokens: list[int]) -> Iterator[tuple[Slot, Finish]]:
+        """Notes a token a row, and lets go of the rows that have ended."""
+        ended: list[tuple[Slot, Finish]] = []
+        for slot, token in zip(slots, tokens, strict=True):
+            if token in self.stops:
+                ended.append((slot, "stop"))
+                continue
+            slot.written.append(token)
+            if len(slot.written) >= self.limits.new:
+                ended.append((slot, "length"))
+        batch.drop([slot for slot, _ in ended])
+        yield from ended
+
+
+class _Batch:
+    """The rows being written, and their keys and values: place i holds row i of `live`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.live: list[Slot] = []
+        self.cache = Cache(layer_class_to_replicate=_Store)
+        self.columns = 0
+        self.starts = torch.zeros(0, dtype=torch.long, device=backbone.device)
+
+    @property
+    def width(self) -> int:
+        """Columns of the longest row."""
+        return self.columns - int(self.starts.min()) if len(self.starts) else 0
+
+    def read(self, entered: list[Slot]) -> Tensor:
+        """Reads the prompts of rows that were added to `live`; their next-token logits, (rows, vocabulary)."""
+        device = self.backbone.device
+        ids, lengths = pad([slot.prompt for slot in entered], self.backbone.pad_id, left=True, device=device)
+        width = ids.shape[1]
+        places = torch.arange(width, device=device)
+        mask = places >= width - lengths[:, None]
+        cache = DynamicCache()
+        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        if len(entered) == len(self.live):
+            self.columns = width
+        rows = slice(len(self.live) - len(entered), len(self.live))
+        while len(self.cache.layers) < len(cache.layers):
+            self.cache.layers.append(_Store())
+        for store, layer in zip(self.cache.layers, cache.layers, strict=True):
+            store.put(rows, self.columns, layer)
+        self.starts = torch.cat([self.starts, self.columns - lengths])
+        return logits
+
+    def step(self) -> Tensor:
+        """Reads the token that each row wrote last; logits (rows, vocabulary)."""
+        ids = torch.tensor([[slot.written[-1]] for slot in self.live], device=self.backbone.device)
+        self._trim()
+        mask = torch.arange(self.columns + 1, device=ids.device) >= self.starts[:, None]
+        for store in self.cache.layers:
+            store.see(len(self.live), self.columns)
+        logits = self._forward(ids, mask, (self.columns - self.starts)[:, None], self.cache)
+        self.columns += 1
+        return logits
+
+    def drop(self, slots: Sequence[Slot]) -> None:
+        """Lets rows go: the last row moves to each free place."""
+        for slot in slots:
+            place, last = self.live.index(slot), len(self.live) - 1
+            if place != last:
+                self.live[place] = self.live[last]
+                start = int(self.starts[last])
+                self.starts[place] = start
+                for store in self.cache.layers:
+                    store.move(last, place, start, self.columns)
+            self.live.pop()
+            self.starts = self.starts[:last]
+
+    def _trim(self) -> None:
+        """Drops the columns that no row uses any more, when they are many."""
+        unused = int(self.starts.min())
+        if unused >= max(_BLOCK, self.columns // 4):
+            for store in self.cache.layers:
+                store.shift(len(self.live), unused, self.columns)
+            self.starts, self.columns = self.starts - unused, self.columns - unused
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        states = self.backbone.decoder(
+            input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        return self.backbone.logits(states[:, -1])
+
+
+class _Store(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a layer in a store with spare rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: tuple[Tensor, Tensor] | None = None
+
+    def see(self, rows: int, columns: int) -> None:
+        """Shows the first rows and columns as what is in the cache."""
+        if self.store is not None:
+            self.keys, self.values = (part[:rows, :, :columns] for part in self.store)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Adds columns after those that are seen."""
+        columns, rows = self.keys.shape[2], len(key_states)
+        self._reserve(rows, columns + key_states.shape[2], key_states, value_states)
+        assert self.store is not None
+        for part, new in zip(self.store, (key_states, value_states), strict=True):
+            part[:rows, :, columns : columns + new.shape[2]] = new
+        self.see(rows, columns + key_states.shape[2])
+        return self.keys, self.values
+
+    def put(self, rows: slice, columns: int, layer: DynamicLayer) -> None:
+        """Copies what was read apart so that it ends at a column."""
+        if not layer.is_initialized:  # a layer that shares the keys of another
+            return
+        self._reserve(rows.stop, columns, layer.keys, layer.values)
+        assert self.store is not None
+        for part, new in zip(self.store, (layer.keys, layer.values), strict=True):
+            part[rows, :, columns - new.shape[2] : columns] = new
+
+    def move(self, source: int, target: int, start: int, end: int) -> None:
+        """Copies a row to another place."""
+        for part in self.store or ():
+            part[target, :, start:end] = part[source, :, start:end]
+
+    def shift(self, rows: int, by: int, end: int) -> None:
+        """Moves all rows to the left."""
+        for part in self.store or ():
+            part[:rows, :, : end - by] = part[:rows, :, by:end].clone()
+
+    def _reserve(self, rows: int, columns: int, keys: Tensor, values: Tensor) -> None:
+        """Makes the store large enough; what it holds stays where it is."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        old = self.store
+        if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= columns:
+            return
+        most = max(rows, len(old[0]) if old else 0)
+        wide = max(-(-columns // _BLOCK) * _BLOCK, old[0].shape[2] if old else 0)
+        made = [new.new_zeros(most, new.shape[1], wide, new.shape[3]) for new in (keys, values)]
+        for part, before in zip(made, old or (), strict=False):
+            part[: len(before), :, : before.shape[2]] = before
+        self.store = (made[0], made[1])
