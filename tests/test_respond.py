@@ -339,7 +339,7 @@ class Halves(io.FileIO):
 def respond_slowly(path: Path) -> None:
     """A run in small groups and torn writes, in a process of its own."""
     respond_module._ROWS = 7
-    os.fsync = lambda handle: None  # a killed process needs none, only a machine without power does
+    os.fsync = lambda fd: None  # a killed process needs none, only a machine without power does
     open_path = Path.open
     Path.open = lambda self, mode="r", *a, **k: Halves(self, "a+") if mode == "a+b" else open_path(self, mode, *a, **k)  # type: ignore[method-assign, assignment]
     respond(thousand(), Echo(), path)

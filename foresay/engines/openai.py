@@ -127,9 +127,12 @@ class OpenAIEngine:
                         return
                     done.put(await self._ask(client, job, limits))
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.config.batch_size, len(jobs))):
-                    group.create_task(work())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.config.batch_size, len(jobs))):
+                        group.create_task(work())
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
 
     def _limits(self) -> list[tuple[Any, bool]]:
         """Limiters with whether they count tokens, else requests."""
