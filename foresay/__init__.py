@@ -55,7 +55,9 @@ _HOMES = {
     "lens": "reading.lens",
     "latent_index": "reading.latent_build",
     "load_teacher": "teachers.teach",
+    "look": "data.look",
     "make_teacher": "teachers.make",
+    "merge": "data.merge",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
     "report": "reading.report",
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
     from .config import TrainConfig as TrainConfig
+    from .data.look import look as look
+    from .data.merge import merge as merge
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.responses import read_responses as read_responses

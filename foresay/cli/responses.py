@@ -60,9 +60,10 @@ def respond(
     engine = open_engine(config.engine, EngineOptions(backbone, config, endpoint, revision, device, dtype))
     with progress_bar("responding") as progress:
         summary = run(rows, engine, output, config, progress)
+    copies = f" ({summary.copied} of them copies, for repeated texts)" if summary.copied else ""
     click.echo(
-        f"{output}: {summary.written} written ({summary.copied} of them copies for repeated texts), "
-        f"{summary.skipped} there before, {summary.rejected} rejected, {summary.cut} stopped by the length limit"
+        f"{output}: {summary.written} written{copies}, {summary.skipped} there before, "
+        f"{summary.rejected} rejected, {summary.cut} stopped by the length limit"
     )
     if summary.rejected:
         reasons = reasons_of(beside(output, "rejected.jsonl"))

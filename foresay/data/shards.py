@@ -56,7 +56,10 @@ class QueryFile:
             DataError: as `read_queries`.
         """
         self.source, self.column, self.split, self.shard = source, column, split, shard
-        self.rows = sum(1 for _ in self) if Path(source).expanduser().exists() else None
+        is_here = Path(source).expanduser().exists()
+        self.rows = sum(1 for _ in self) if is_here else None
+        if not is_here:
+            next(iter(self), None)  # what is nowhere is said now
 
     def __iter__(self) -> Iterator[Query | Reject]:
         """The queries of the part. Rejects belong to the first one."""
