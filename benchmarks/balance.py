@@ -49,7 +49,7 @@ def main(
         f"# What the alignment loss is measured in: {Path(model.name).name}\n",
         f"nDCG@10 on {len(shelf.queries)} questions, {options['steps']} steps of 32 rows, learning rate "
         f"{options['learning_rate']:g}, reconstruction of 64 tokens with weight 1, seed 0. The step is chosen of looks "
-        "every 15 steps.\n",
+        "every 10 steps.\n",
         "| targets | alignment | step chosen by | step | nDCG@10 |",
         "|---|---|---|---|---|",
     ]
@@ -58,7 +58,7 @@ def main(
         with tempfile.TemporaryDirectory() as place:
             lines.append(f"| {folder.name} | `fit` | | 0 | {found(fit(pairs, model, Path(place) / 'c'), shelf)} |")
         for alignment in get_args(Alignment):
-            config = TrainConfig(alignment=alignment, evaluate_every=15, max_response_tokens=64, keep=99, **options)
+            config = TrainConfig(alignment=alignment, evaluate_every=10, max_response_tokens=64, keep=99, **options)
             with tempfile.TemporaryDirectory() as place:
                 train(pairs, model, Path(place) / "c", config)
                 for select, step in best_steps(Path(place) / "c" / "training" / "metrics.jsonl").items():
