@@ -49,6 +49,19 @@ def test_shares_are_means_of_what_the_first_layer_receives(backbone: Get, family
     assert not found[2].any()
 
 
+def test_rare_tokens_count_more(backbone: Get) -> None:
+    """By the logarithm of one over their share of the texts, by hand."""
+    base = backbone("qwen3")
+    rarity = start.Rarity(base)
+    rarity.add([[5, 6, 5], [5, 7]])
+    rarity.add([[5]])
+    weights = torch.log(torch.tensor([5 / 4, 5 / 2, 5 / 1]))
+    torch.testing.assert_close(rarity.of(torch.tensor([5, 6, 8])), weights)
+    embedded = base.embedding(torch.tensor([5, 6, 8])).detach()
+    expected = (embedded * weights[:, None]).sum(0) / weights.sum()
+    torch.testing.assert_close(start.shares(base, [[5, 6, 8]], 1, rarity)[0, 0], expected)
+
+
 def test_each_map_is_ridge_regression(backbone: Get) -> None:
     """Of the share of its text on its token's standardised state; the frame is the template's own words."""
     model = Model(backbone("qwen3"), thought=0, compression=15, dim=8, template="chat", reconstruct="tokens")

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from foresay.backbone import Backbone
-from foresay.config import TrainConfig
+from foresay.config import FitConfig, TrainConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
+from foresay.training.fit import fit
 from foresay.training.loop import row_order
 from foresay.training.metrics import Event, Metrics, Report, Step
 from foresay.training.micro_batch import MicroBatch
@@ -399,3 +400,20 @@ def test_a_schedule_that_never_arrives() -> None:
         TrainConfig(steps=12, decay_steps=5)
     assert [TrainConfig(steps=steps).warmup for steps in (1, 12, 5000)] == [0, 1, 100]
     assert max(schedule(TrainConfig(steps=12)).share(step) for step in range(12)) == 1.0
+
+
+def test_pairs_that_are_all_alike_are_said(backbone: Get, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Refusals in most rows and one target for them: with numbers, before the first step, by fit and train."""
+    whole = pairs()
+    targets = whole.targets.copy()
+    targets[:20] = targets[0]
+    refusals = ["I'm sorry, but I can't help with that."] * 20 + list(whole.responses[20:])
+    alike = Pairs(whole.queries, refusals, targets, whole.origin, "r.jsonl")
+    fit(alike, backbone("qwen3"), tmp_path / "f", FitConfig(compression=3, documents="checkpoint"))
+    train(alike, backbone("qwen3"), tmp_path / "t", small(steps=2))
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in said if "20 of 24 responses" in line or "and 20 refuse" in line]) == 2
+    assert len([line for line in said if "of 24 targets" in line]) == 2
+    caplog.clear()
+    train(pairs(), backbone("qwen3"), tmp_path / "g", small(steps=2))
+    assert not [record for record in caplog.records if "targets" in record.message]

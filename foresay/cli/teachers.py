@@ -39,7 +39,7 @@ def teacher(
 ) -> None:
     """Make a teacher of BACKBONE with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
 
-    Goes on where it stopped when it is run again. OUTPUT/training holds the metrics of each step.
+    Run it again after a kill, and it resumes. OUTPUT/training holds the metrics of each step.
     """
     config = build(TeacherConfig, values)
     calm_libraries()

@@ -40,7 +40,8 @@ def fit(
 ) -> None:
     """Find the maps from RESPONSES' queries to their TARGETS by ridge regression, without any gradient.
 
-    One forward pass over the queries. The checkpoint embeds like a trained one, but cannot decode.
+    One forward pass over the queries. The checkpoint embeds like a trained one; what it decodes is fluent and often off
+    the subject, which only training mends.
     """
     config = build(FitConfig, values)
     check_output(output / "foresay.json")
@@ -92,7 +93,7 @@ def train(
 ) -> None:
     """Train special tokens and maps on RESPONSES and their TARGETS.
 
-    Goes on where it stopped when it is run again. OUTPUT/training holds the metrics and their curves.
+    Run it again after a kill, and it resumes. OUTPUT/training holds the metrics and their curves.
 
     On several GPUs: accelerate launch -m foresay train … (or torchrun -m); they share each batch.
     """

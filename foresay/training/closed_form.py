@@ -20,7 +20,7 @@ from ..data.pairs import Pairs
 from ..encoder import Encoder
 from ..model import Model
 from .metrics import Read, Report
-from .reconstruction_start import Sample, SoftPromptFit, SoftPromptMoments, choose
+from .reconstruction_start import Rarity, Sample, SoftPromptFit, SoftPromptMoments, choose
 
 PENALTIES = tuple(float(penalty) for penalty in 10.0 ** np.arange(-4, 2.5, 0.5))
 """Tried on the held-out rows; in units of a standardised state's variance."""
@@ -85,7 +85,7 @@ def closed_form(
     """
     model, total = encoder.model, len(rows) + len(held)
     moments: _Moments | None = None
-    prompts = SoftPromptMoments(model) if model.by_token and encoder.decodes else None
+    prompts = SoftPromptMoments(model, _rarity(model, pairs, rows)) if model.by_token and encoder.decodes else None
     for start in range(0, len(rows), _BLOCK):
         block = _read(encoder, pairs, rows[start : start + _BLOCK])
         if moments is None:
@@ -108,6 +108,16 @@ def closed_form(
     weight, bias, center, scale = (tensor.float() for tensor in features.unfold(*solve(penalty)))
     found = Fit(weight, bias, center, scale, path, penalty)
     return ClosedForm(found, choose(prompts, block.sample) if prompts else None)
+
+
+def _rarity(model: Model, pairs: Pairs, rows: NDArray[np.int64]) -> dict[str, Rarity]:
+    """How rare tokens are in the queries and in the responses."""
+    found = {"query": Rarity(model.backbone), "response": Rarity(model.backbone)}
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        found["query"].add(model.backbone.tokenize([pairs.queries[i] for i in block]))
+        found["response"].add(model.backbone.tokenize([pairs.responses[i] for i in block]))
+    return found
 
 
 @dataclass(frozen=True)

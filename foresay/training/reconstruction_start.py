@@ -3,9 +3,9 @@
 In: an encoder with a reconstruction map for each token, pairs. Out: the maps, and how well responses are written from
 their soft prompts. It is all the decoding that `fit` gives, and where `train` starts.
 
-A token's map is a ridge regression of the mean input embedding of that token's share of a text on the token's state.
-A regression shrinks what it predicts, so deviations from the mean are scaled up again. Two things are tried, and the
-held-out reconstruction loss chooses:
+A token's map is a ridge regression of the mean input embedding of that token's share of a text, rare tokens counting
+more, on the token's state. A regression shrinks what it predicts, so deviations from the mean are scaled up again. Two
+things are tried, and the held-out reconstruction loss chooses:
 
     source   whose embeddings the soft prompt imitates: the query's, which the backbone then answers, or the response's
     frame    the last tokens are the template's own words after a query, the header of the assistant's turn
@@ -14,7 +14,7 @@ Careful: one map for all tokens cannot do this, since each token has to say some
 good text: compare with `swapped`, the loss with the soft prompts of other rows, which carry no information.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,33 +85,61 @@ def layouts(model: Model) -> list[Layout]:
     ]
 
 
-def shares(backbone: Backbone, rows: Sequence[Sequence[int]], parts: int) -> Tensor:
+class Rarity:
+    """How rare each token is among some texts: what a text is about is in its rare tokens."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        """No text yet: all tokens alike."""
+        self.texts = 0
+        self.counts = torch.zeros(backbone.embedding.num_embeddings, device=backbone.device)
+
+    def add(self, rows: Sequence[Sequence[int]]) -> None:
+        """Counts in how many of the rows each token occurs."""
+        self.texts += len(rows)
+        ids = [token for row in rows for token in set(row)]
+        self.counts += torch.bincount(torch.tensor(ids, device=self.counts.device), minlength=len(self.counts))
+
+    def of(self, ids: Tensor) -> Tensor:
+        """The weight of each token: the logarithm of one over its share of the texts (Sparck Jones 1972)."""
+        return torch.log((self.texts + 2) / (self.counts[ids] + 1))
+
+
+def shares(backbone: Backbone, rows: Sequence[Sequence[int]], parts: int, rarity: Rarity | None = None) -> Tensor:
     """The mean input embedding of each part of each row, as the first layer receives it.
 
     Args:
         backbone: whose embedding.
         rows: token ids; an empty row gives zeros.
         parts: into how many parts, as even as can be; a row with fewer tokens repeats some.
+        rarity: weighs the tokens of a part; None takes them alike.
 
     Returns:
         (rows, parts, hidden) float32.
     """
     ids, lengths = pad(rows, backbone.pad_id, left=False, device=backbone.device)
     embedded = backbone.embedding(ids).float() * backbone.embed_scale
-    sums = torch.cat([embedded.new_zeros(len(rows), 1, embedded.shape[-1]), embedded.cumsum(dim=1)], dim=1)
+    weights = (torch.ones_like(ids, dtype=torch.float32) if rarity is None else rarity.of(ids))[..., None]
+    weighted = torch.cat([embedded * weights, weights], dim=-1).cumsum(dim=1)
+    sums = torch.cat([weighted.new_zeros(len(rows), 1, weighted.shape[-1]), weighted], dim=1)
     edges = torch.arange(parts + 1, device=ids.device)[None] * lengths[:, None] // parts
     low = edges[:, :-1]
     high = torch.minimum(torch.maximum(edges[:, 1:], low + 1), lengths[:, None])
     row = torch.arange(len(rows), device=ids.device)[:, None]
-    return (sums[row, high] - sums[row, low]) / (high - low).clamp_min(1)[..., None]
+    part = sums[row, high] - sums[row, low]
+    return part[..., :-1] / part[..., -1:].clamp_min(_CONSTANT)
 
 
 class SoftPromptMoments:
     """Sums over rows, from which the maps of every layout follow; the states themselves are not kept."""
 
-    def __init__(self, model: Model) -> None:
-        """Starts empty."""
-        self.model, self.layouts = model, layouts(model)
+    def __init__(self, model: Model, rarity: Mapping[str, Rarity] | None = None) -> None:
+        """Starts empty.
+
+        Args:
+            model: whose maps are wanted.
+            rarity: of the tokens of each source, `query` and `response`; None takes all tokens alike.
+        """
+        self.model, self.layouts, self.rarity = model, layouts(model), rarity or {}
         device, hidden, tokens = model.backbone.device, model.backbone.hidden_size, model.compression
         # MPS has no float64
         kind = torch.float32 if device.type == "mps" else torch.float64
@@ -135,7 +163,7 @@ class SoftPromptMoments:
     def targets(self, one: Layout, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
         """What the content tokens of a layout are to be: (content, rows, hidden) float32."""
         rows = queries if one.source == "query" else responses
-        return shares(self.model.backbone, rows, one.content).transpose(0, 1)
+        return shares(self.model.backbone, rows, one.content, self.rarity.get(one.source)).transpose(0, 1)
 
     def solve(self) -> "Solved":
         """Factorises the moments, once for all layouts and penalties."""
