@@ -60,7 +60,7 @@ class TransformersEngine:
         return {
             "backbone": self.backbone.name,
             "revision": self.backbone.revision,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "dtype": self.backbone.dtype_name,
             "template": self.template,
             "config": asdict(self.config),
             "version": __version__,
