@@ -7,6 +7,7 @@ Careful: it appears when it has been verified, from a folder that is neither the
 import gc
 from pathlib import Path
 
+from ..backbone import Backbone
 from ..encoder import Encoder
 from ..errors import CheckpointError
 from .export.sentence_transformers import export
@@ -16,12 +17,20 @@ from .save import save
 from .verify import verify
 
 
-def bundle(path: str | Path, output: Path, *, device: str = "auto", overwrite: bool = False) -> bool:
+def bundle(
+    path: str | Path,
+    output: Path,
+    *,
+    backbone: Backbone | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> bool:
     """Copies a checkpoint with backbone and teacher inside, and verifies the copy.
 
     Args:
         path: folder or hub id of the checkpoint.
         output: folder to make.
+        backbone: an already loaded one, where it is not where the checkpoint says.
         device: where to load and verify.
         overwrite: replace a checkpoint that is in `output`.
 
@@ -40,7 +49,7 @@ def bundle(path: str | Path, output: Path, *, device: str = "auto", overwrite: b
         raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
     training = Record.load(folder).training
     with drafting(output) as draft:
-        encoder = Encoder.from_pretrained(folder, device=device)
+        encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device)
         save(draft, encoder, training)
         record = export(draft, encoder, whole=True)
         del encoder

@@ -7,7 +7,7 @@ Careful: nothing here imports an exporter, PEFT, or sentence-transformers; loadi
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backbone import Backbone, locate, same_backbone
+from ..backbone import Backbone, same_backbone
 from ..errors import BackboneError, CheckpointError
 from ..model import Model
 from .folder import find, read_tensors
@@ -88,13 +88,19 @@ def _documents(folder: Path, recorded: DocumentsRecord | None) -> DocumentsRecor
     return DocumentsRecord(str(folder / DOCUMENT), None, recorded.max_tokens, turned=True, bundled=True)
 
 
+def moved_backbone(path: str | Path, name: str, *, device: str = "auto", dtype: str = "auto") -> Backbone:
+    """A checkpoint's language model from another place than it records; `auto` is the dtype that it records."""
+    recorded = Record.load(find(path)).backbone
+    return Backbone.load(name, device=device, dtype=recorded.dtype if dtype == "auto" else dtype)
+
+
 def _load_backbone(folder: Path, recorded: BackboneRecord, device: str, dtype: str) -> Backbone:
     dtype = recorded.dtype if dtype == "auto" else dtype
     if recorded.bundled:
         copies = [home for home in (folder / QUERY / COPY, folder / COPY) if home.is_dir()]
         return Backbone.load(str(copies[0] if copies else folder / COPY), device=device, dtype=dtype)
     name = recorded.name
-    if Path(name).is_absolute() and not Path(locate(name)).is_dir():
+    if Path(name).is_absolute() and not Path(name).exists():
         raise BackboneError(
             f"the checkpoint {folder} needs its backbone at {name}, which is gone; put it back, or pass the new "
             "place as backbone=Backbone.load(...) (command line: --backbone)"
