@@ -49,7 +49,7 @@ _HOMES = {
     "fit": "training.fit",
     "lens": "reading.lens",
     "latent_index": "reading.latent_build",
-    "load_teacher": "teachers.teach",
+    "load_teacher": "teachers.load",
     "make_teacher": "teachers.make",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
@@ -85,8 +85,8 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
+    from .teachers.load import load_teacher as load_teacher
     from .teachers.make import make_teacher as make_teacher
-    from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach
     from .training.fit import fit as fit
     from .training.train import train as train
