@@ -40,10 +40,13 @@ _HOMES = {
     "RespondConfig": "config",
     "Targets": "data.targets",
     "TeachConfig": "config",
+    "Teacher": "teachers.base",
     "TeacherConfig": "config",
     "TrainConfig": "config",
+    "WhitenConfig": "config",
     "as_sentence_transformer": "integrations.sentence_transformers",
     "bundle": "checkpoints.bundle",
+    "closed_form_teacher": "teachers.whiten",
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
@@ -51,12 +54,15 @@ _HOMES = {
     "latent_index": "reading.latent_build",
     "load_teacher": "teachers.load",
     "make_teacher": "teachers.make",
+    "whiten_index": "teachers.whiten",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
     "respond": "engines.respond",
     "teach": "teachers.teach",
     "train": "training.train",
     "verify": "checkpoints.verify",
+    "verify_teacher": "teachers.whiten",
+    "whiten": "teachers.whiten",
 }
 
 if TYPE_CHECKING:
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
     from .config import TrainConfig as TrainConfig
+    from .config import WhitenConfig as WhitenConfig
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.responses import read_responses as read_responses
@@ -85,9 +92,14 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
+    from .teachers.base import Teacher as Teacher
     from .teachers.load import load_teacher as load_teacher
     from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import teach as teach
+    from .teachers.whiten import closed_form_teacher as closed_form_teacher
+    from .teachers.whiten import verify_teacher as verify_teacher
+    from .teachers.whiten import whiten as whiten
+    from .teachers.whiten import whiten_index as whiten_index
     from .training.fit import fit as fit
     from .training.train import train as train
 

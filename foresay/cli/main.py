@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from . import checkpoints, embedding, evaluation, quickstart, reading, responses, teachers, training
+from . import checkpoints, embedding, evaluation, quickstart, reading, responses, teachers, training, whitening
 from .options import Group, verbose
 
 
@@ -35,6 +35,8 @@ for command in (
     quickstart.quickstart,
     responses.respond,
     teachers.teacher,
+    whitening.whiten,
+    whitening.whiten_index,
     teachers.teach,
     training.fit,
     training.train,
