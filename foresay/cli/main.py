@@ -23,6 +23,7 @@ from . import (
     serve,
     teachers,
     training,
+    whitening,
 )
 from .options import Group, verbose
 
@@ -49,6 +50,8 @@ for command in (
     looking.look,
     looking.merge,
     teachers.teacher,
+    whitening.whiten,
+    whitening.whiten_index,
     teachers.teach,
     training.fit,
     training.train,
