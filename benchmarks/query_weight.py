@@ -18,7 +18,7 @@ from foresay.data.responses import read_responses
 from foresay.encoder import Encoder
 from foresay.evaluation import PerQuery, Task, interval, ndcg, safety
 from foresay.model import Model
-from foresay.quickstart import EXAMPLE
+from foresay.quickstart.show import EXAMPLE
 from foresay.teachers.base import Teacher
 from foresay.teachers.llm2vec import NANO_TEACHER
 from foresay.teachers.load import load_teacher

@@ -232,7 +232,7 @@ def averaged(runs: Sequence[dict[str, FIGURES]]) -> dict[str, FIGURES]:
 
 def against(scores: Array, base: Array) -> str:
     """A mean, and the 95 % interval of its difference to another row's."""
-    low, high = interval(scores - base)
+    low, high = interval(np.asarray(scores - base, np.float64))
     return f"{scores.mean():.3f} ({low:+.3f} to {high:+.3f})"
 
 

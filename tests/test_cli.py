@@ -1,7 +1,6 @@
 """The command line: help at once, one line an error, and the whole way from queries to decoded answers."""
 
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -115,24 +114,3 @@ def test_errors_are_one_line_and_exit_1(folder: Callable[[str], Path], tmp_path:
         assert last.startswith("error: "), output
         assert message in last, output
         assert "Traceback" not in output
-
-
-def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Invariant 12: every Python block of the README, on a checkpoint where `make quickstart` puts one."""
-    from foresay.backbone import Backbone
-    from foresay.config import TrainConfig
-    from foresay.data.pairs import Pairs
-    from foresay.teachers.load import load_teacher
-    from foresay.training.train import train
-
-    monkeypatch.chdir(tmp_path)
-    nano = Backbone.load("nano", device="cpu", dtype="float32")
-    teacher = load_teacher("nano-teacher", nano)
-    origin = {"teacher": teacher.name, "revision": teacher.revision, "max_tokens": teacher.max_tokens}
-    pairs = Pairs(["a", "b", "c"], ["one", "two", "three"], np.eye(3, 256, dtype=np.float32), origin)
-    train(pairs, nano, Path("quickstart/checkpoint"), TrainConfig(steps=1, batch_size=3, compression=2))
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 2
-    scope: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), scope)

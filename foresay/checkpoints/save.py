@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ..config import Template
 from ..encoder import Encoder
+from ..sources import NANO, SMOLLM2
 from .card import write_card
 from .environment import environment
 from .folder import appear, drafting
@@ -64,7 +65,9 @@ def save(
 def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Record:
     """The record of an encoder; nothing is exported or bundled yet."""
     model, backbone = encoder.model, encoder.model.backbone
-    name = str(Path(backbone.name).resolve()) if Path(backbone.name).is_dir() else backbone.name
+    name = backbone.name
+    if name not in (NANO, SMOLLM2) and Path(name).is_dir():  # a folder of that name does not hide the packaged one
+        name = str(Path(name).resolve())
     teacher = encoder.document_teacher
     return Record(
         backbone=BackboneRecord(name, backbone.revision, backbone.dtype_name),

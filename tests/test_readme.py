@@ -1,0 +1,75 @@
+"""The README: its code runs and prints what it shows, its commands exist, its links lead somewhere.
+
+The checkpoint is the one that `foresay quickstart --backbone nano` makes, in a process of its own, as a newcomer would.
+"""
+
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from foresay.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHOWN = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the quickstart has run: `nano/`, and the same under the name that `make quickstart` gives."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    command = [sys.executable, "-m", "foresay", "quickstart", "--backbone", "nano", "-o", "nano", "--device", "cpu"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "finds the" in done.stdout
+    assert "What to type next" in done.stdout
+    (folder / "quickstart").symlink_to("nano", target_is_directory=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_code_prints_what_is_shown(quickstart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 12: every Python block has its output below it, and prints just that."""
+    monkeypatch.chdir(quickstart)
+    blocks = SHOWN.findall(README)
+    assert len(blocks) == README.count("```python") >= 3
+    scope: dict[str, object] = {}
+    for code, shown in blocks:
+        printed = StringIO()
+        with redirect_stdout(printed):
+            exec(compile(code, "README.md", "exec"), scope)
+        assert printed.getvalue() == shown
+
+
+@pytest.mark.slow
+def test_the_quickstart_leaves_results(quickstart: Path) -> None:
+    """A plot, the scores as JSON, a checkpoint that verifies."""
+    assert (quickstart / "nano" / "results.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Foresay, the question" in (quickstart / "nano" / "results.json").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "foresay", "verify", str(quickstart / "nano" / "checkpoint"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_exist() -> None:
+    """Every `foresay COMMAND` that the README names is one, and every command is named."""
+    named = set(re.findall(r"foresay ([a-z][a-z-]+)", re.sub(r"(?s)```python.*?```", "", README)))
+    named -= {"in", "and", "is", "on"}
+    assert set(main.commands) <= named
+    assert {name for name in named if f"`foresay {name}" in README} <= set(main.commands)
+
+
+def test_links_lead_somewhere() -> None:
+    """Relative links of README and docs point to files that exist."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
