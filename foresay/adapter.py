@@ -35,7 +35,7 @@ class Adapter(nn.Module):
             BackboneError: if the backbone is spread over devices, or in few bits.
         """
         super().__init__()
-        if backbone.spread or backbone.number_type in QUANTIZED:
+        if backbone.spread or backbone.dtype_name in QUANTIZED:
             raise BackboneError(
                 f"an adapter needs {backbone.name} on one device and in whole numbers of bits; "
                 "leave out --lora-rank, or --device spread and --dtype 8bit or 4bit"

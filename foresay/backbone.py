@@ -1,86 +1,64 @@
-"""The frozen language model and its tokenizer: loading, freezing, and turning text into token ids.
+"""The frozen language model and its tokenizer: loading, freezing, checking.
 
-In: a name on the hub, a folder, the word `nano`, or a model that is already loaded. Out: a `Backbone`.
-What a reader would get wrong: a user's text is never parsed for control tokens. `<|im_end|>` in a query is
-nine characters of text, so a query cannot end its own turn, and a passage cannot fake a special token.
+In: a name that `sources.canonical` takes, or a model that is already loaded. Out: a `Backbone`, which also turns text
+into token ids (tokenizing.py).
+Be careful: loading a model ends in three short passes that check what the method relies on (checks.py).
 """
 
-import json
-import logging
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .checks import check
 from .devices import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
-from .errors import BackboneError, InputError
+from .errors import BackboneError
+from .loading import OWN_TOKENIZER, check_vocabulary, load_model, load_tokenizer
+from .sources import NANO, NANO_FOLDER, SMOLLM2, canonical, locate
+from .tokenizing import RESERVED, Tokenizing, check_texts
 
-logger = logging.getLogger(__name__)
-
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parent / "packaged" / "nano"
-OWN_TOKENIZER = "backbone_tokenizer"
-"""Folder inside a checkpoint's copy of its backbone: there the tokenizer beside the weights appends special tokens."""
-RESERVED = re.compile(r"[<\[].*(reserved|unused)")
-"""Names of tokens that their makers left for others to use, such as `<|reserved_special_token_7|>` or `<unused7>`."""
-_SENTINEL = "FORESAYTEXT"
-
-
-def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
-    """A list of texts that a tokenizer can take.
-
-    Raises:
-        InputError: for anything that is not a string, and for lone surrogates, with the position.
-    """
-    if isinstance(texts, str):
-        texts = [texts]
-    if not hasattr(texts, "__iter__"):
-        raise InputError(f"expected a string or a list of strings, found {type(texts).__name__}")
-    checked = list(texts)
-    for i, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise InputError(f"{what} {i} is {text!r} ({type(text).__name__}); expected a string")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"{what} {i} holds a lone surrogate at position {error.start}; "
-                    "repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-                ) from None
-    return checked
+__all__ = [
+    "NANO", "NANO_FOLDER", "OWN_TOKENIZER", "RESERVED", "SMOLLM2",
+    "Backbone", "canonical", "check_texts", "locate", "same_backbone",
+]  # fmt: skip
 
 
 @dataclass(eq=False)
-class Backbone:
+class Backbone(Tokenizing):
     """A frozen causal language model with its tokenizer. One copy serves encoding, training and decoding.
 
     Attributes:
         model: any model `AutoModelForCausalLM` loads; its weights are frozen and it is in eval mode.
         tokenizer: its fast tokenizer.
-        name: hub id, folder, or `nano`; what a checkpoint records to find it again.
+        name: hub id, full path, `nano` or `smollm2`; what a checkpoint records to find it again.
         revision: commit, branch or tag on the hub.
+        splits: whether texts may run first and special tokens on their key/value cache. Where layers keep a recurrent
+            state, as in Mamba and hybrids, both run in one pass.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None = None
+    splits: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Freezes the model, and checks what the method relies on."""
         self.model.requires_grad_(False).eval()
         if not self.tokenizer.is_fast:
             raise BackboneError(f"{self.name} has a slow tokenizer; Foresay needs one of the tokenizers library")
-        self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        self._check_head()
+        if getattr(self.text_config, "rescale_every", 0):
+            self.text_config.rescale_every = 0  # RWKV would halve its own weights in place, at the first pass
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise BackboneError(f"{self.name} ({type(self.model).__name__}) has no head to write with")
+        head.register_forward_pre_hook(_contiguous)
+        check_vocabulary(self.model, self.tokenizer, self.name)
+        self.splits = check(self)
 
     @classmethod
     def load(
@@ -92,10 +70,11 @@ class Backbone:
         dtype: str = "auto",
         device_map: dict[str, str | int] | None = None,
     ) -> "Backbone":
-        """Loads a model by hub id, folder, or `nano` (the small one inside this package).
+        """Loads a model by name.
 
         Args:
-            name: hub id, folder, or `nano`.
+            name: hub id; folder; GGUF file, a folder that holds one, or `hub-id:file.gguf`; `nano`, the small one
+                inside this package; `smollm2`, a real one in a package of its own.
             revision: commit, branch or tag, for hub ids.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `spread` puts the layers on all GPUs, one part behind
                 another, for a model that is too large for one.
@@ -111,17 +90,10 @@ class Backbone:
             options = {"dtype": "auto", "quantization_config": quantization(dtype)}
         if device_map is None:
             device_map = "auto" if device == "spread" else {"": pick_device(device)}  # type: ignore[assignment, dict-item]
-        source = str(locate(name))
-        try:
-            own = Path(source, OWN_TOKENIZER)
-            tokenizer = AutoTokenizer.from_pretrained(str(own) if own.is_dir() else source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, device_map=device_map, **options)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BackboneError(
-                f"cannot load the language model {name!r}: {reason} (expected a folder with a causal model, "
-                "a hub id, or the word nano)"
-            ) from error
+        name = canonical(name)
+        source = locate(name, revision)
+        tokenizer = load_tokenizer(source, name, revision)
+        model = load_model(source, name, revision, device_map=device_map, **options)
         keep_together(model, name)
         keep_differentiable(model)
         return cls(model, tokenizer, name, revision)
@@ -131,7 +103,7 @@ class Backbone:
     @property
     def address(self) -> str:
         """What another library finds it by, from any folder: its full path, or its hub id."""
-        place = Path(locate(self.name))
+        place = Path(locate(self.name, self.revision))
         return str(place.resolve()) if place.is_dir() else self.name
 
     @property
@@ -141,11 +113,11 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the embedding matrix."""
+        """Dtype of the embedding matrix; `dtype_name` also tells weights in few bits, and is what records hold."""
         return self.embedding.weight.dtype
 
     @property
-    def number_type(self) -> str:
+    def dtype_name(self) -> str:
         """What `load` would have to be told as `dtype`: also `8bit` and `4bit`, in which only the layers are."""
         found = getattr(self.model.config, "quantization_config", None)
         if getattr(self.model, "is_quantized", False) and found is not None:
@@ -164,7 +136,7 @@ class Backbone:
 
     @property
     def decoder(self) -> nn.Module:
-        """The transformer without its language-model head; its last state is behind the final norm."""
+        """The transformer without its language-model head; its last state is after the final norm."""
         decoder: nn.Module = self.model.get_decoder()
         return decoder
 
@@ -195,9 +167,9 @@ class Backbone:
         return int(getattr(self.text_config, "max_position_embeddings", 0) or 1 << 20)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The head on states behind the final norm: (…, hidden) to (…, vocabulary).
+        """The head on states after the final norm: (…, hidden) to (…, vocabulary).
 
-        Three families change their logits behind the head; `_check_head` fails at load for a fourth.
+        Three families change their logits after the head; checks.py fails at load for a fourth.
         """
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         config = self.text_config
@@ -206,105 +178,6 @@ class Backbone:
             logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Fails if `logits` is not the model's own next-token distribution."""
-        ids = torch.arange(4, device=self.device)[None] % self.text_config.vocab_size
-        own = self.model(input_ids=ids, use_cache=False).logits.float()
-        ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(own, ours.to(own.device), atol=2e-2, rtol=2e-2):
-            raise BackboneError(
-                f"{self.name} ({type(self.model).__name__}) changes its logits in a way Foresay does not know; "
-                "please report this model"
-            )
-
-    # -- text to token ids -------------------------------------------------------------------------------
-
-    @cached_property
-    def text_tokenizer(self) -> Tokenizer:
-        """The tokenizer for user text: no token that the chat template or the model uses for control.
-
-        `split_special_tokens` alone would leave the control tokens that are not marked special, such as
-        Qwen3's `<think>`, so those are marked in this copy.
-        """
-        spec = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        mark_control_tokens(spec, self.tokenizer.chat_template)
-        spec.update(post_processor=None, truncation=None, padding=None)
-        copy: Tokenizer = Tokenizer.from_str(json.dumps(spec))
-        copy.encode_special_tokens = True
-        return copy
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text alone: no leading token, no template, no control tokens."""
-        encodings = self.text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    @cached_property
-    def leading_ids(self) -> list[int]:
-        """What the tokenizer itself puts before a text: a Llama or Gemma BOS, nothing for Qwen."""
-        plain = self.tokenizer("a", add_special_tokens=False).input_ids
-        full = self.tokenizer("a").input_ids
-        starts = (i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain)
-        return list(full[: next(starts, 0)])
-
-    def frame(self, template: str) -> tuple[list[int], list[int]]:
-        """Token ids before and behind a text.
-
-        Args:
-            template: `none`: the tokenizer's own leading tokens and nothing behind; `chat`: the user's turn
-                and the header of the assistant's, thinking mode off.
-
-        Raises:
-            InputError: if `chat` is asked of a model without a chat template.
-        """
-        if template == "none":
-            return self.leading_ids, []
-        if self.tokenizer.chat_template is None:
-            raise InputError(f"{self.name} has no chat template; use --template none")
-        before, behind = self._render([{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
-        return self.control_ids(before), self.control_ids(behind)
-
-    @cached_property
-    def end_id(self) -> int:
-        """The token that ends a response: what the chat template writes behind the assistant's turn."""
-        fallback = self.tokenizer.eos_token_id
-        if self.tokenizer.chat_template is not None:
-            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-            behind = self.control_ids(self._render(turns, add_generation_prompt=False)[1])
-            if behind and (behind[0] in self.stop_ids or fallback is None):
-                return behind[0]
-        if fallback is None:
-            raise BackboneError(f"the tokenizer of {self.name} names no eos token; set eos_token in its config")
-        return int(fallback)
-
-    @cached_property
-    def stop_ids(self) -> list[int]:
-        """Every token that ends generation, by the model's own configuration and its tokenizer's."""
-        config = self.model.generation_config
-        stops = getattr(config, "eos_token_id", None)
-        listed = [stops] if isinstance(stops, int) else list(stops or [])
-        own = self.tokenizer.eos_token_id
-        return sorted({*listed, *([own] if own is not None else [])})
-
-    @property
-    def pad_id(self) -> int:
-        """A token to pad with; pads are never attended to, so any will do."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.end_id)
-
-    def _render(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> tuple[str, str]:
-        text = self.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False, enable_thinking=False
-        )
-        before, found, behind = str(text).partition(_SENTINEL)
-        if not found or _SENTINEL in behind:
-            raise BackboneError(f"the chat template of {self.name} does not show each message once; use template none")
-        return before, behind
-
-    def control_ids(self, text: str) -> list[int]:
-        """Token ids of a template's own text, in which control tokens are what they say."""
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     # -- telling two models apart ------------------------------------------------------------------------
 
@@ -333,22 +206,6 @@ def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     the 7 seconds that the first token of 200 answers took).
     """
     return (inputs[0].contiguous(), *inputs[1:])
-
-
-def locate(name: str) -> str | Path:
-    """Where a backbone's files are: the packaged folder for `nano`, else the name itself."""
-    return NANO_FOLDER if name == NANO else name
-
-
-def mark_control_tokens(spec: dict[str, Any], chat_template: str | None) -> None:
-    """Marks, in a tokenizer's JSON, the added tokens which no text may become as special.
-
-    They are the ones that the chat template uses, and the reserved ones: special tokens may live in their rows.
-    """
-    for token in spec["added_tokens"]:
-        name = token["content"]
-        if RESERVED.match(name) or (not name.isspace() and name in (chat_template or "")):
-            token["special"] = True
 
 
 def same_backbone(backbone: Backbone, name: str, expected: Tensor) -> None:

@@ -15,6 +15,7 @@ multiplies its embeddings by; `soft_prompt` is what the first layer receives, *b
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers import DynamicCache
 from .backbone import Backbone
 from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
 from .cross_entropy import chunked_cross_entropy
-from .errors import InputError
+from .errors import BackboneError, InputError
 from .readouts import find as find_readout
 from .readouts import gather
 
@@ -187,10 +188,8 @@ class Model(nn.Module):
         at = lengths[:, None] + torch.arange(self.tokens, device=ids.device)
         inputs = functional.pad(backbone.embedding(ids), (0, 0, 0, self.tokens))
         inputs = inputs.index_put((row, at), self._specials(len(rows)))
-        cache = prefix and _expand(prefix, len(rows))
-        out = self.reader(
-            inputs_embeds=inputs, past_key_values=cache, use_cache=cache is not None, output_hidden_states=layers
-        )
+        cached = {} if prefix is None else {"past_key_values": _expand(prefix, len(rows))}
+        out = self.reader(inputs_embeds=inputs, use_cache=bool(cached), output_hidden_states=layers, **cached)
         states = out.hidden_states if layers else (out.last_hidden_state,)
         return tuple(state[row, at[:, self.thought :]] for state in states)
 
@@ -214,7 +213,7 @@ class Model(nn.Module):
             progress: told how many rows each finished batch held.
             batch_rows: most rows in one forward pass.
         """
-        shared = shared_prefix(rows)
+        shared = shared_prefix(rows) if self.backbone.splits else 0
         prefix = self.prefill(rows[0][:shared]) if shared else None
         budget = Budget(batch_tokens, self.backbone.least_tokens, batch_rows, extra=self.tokens + shared)
         rest = [row[shared:] for row in rows]
@@ -238,8 +237,8 @@ class Model(nn.Module):
         Returns:
             what `hidden` returns.
         """
-        if self.adapter is not None:
-            return self.hidden(rows)  # the text's states depend on the adapter and need its gradient
+        if self.adapter is not None or not self.backbone.splits:
+            return self.hidden(rows)  # the text's states depend on the adapter, or are no key/value cache
         backbone = self.backbone
         ids, lengths = pad(rows, backbone.pad_id, left=True, device=backbone.device)
         longest = ids.shape[1]
@@ -375,10 +374,18 @@ class Model(nn.Module):
 
         Returns:
             token ids (batch, at most max_new_tokens), padded behind each row's stop token.
+
+        Raises:
+            BackboneError: if the library cannot make this model write from embeddings.
         """
         backbone = self.backbone
         inputs = soft_prompts.to(backbone.device, backbone.dtype)
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0}
+        if "inputs_embeds" not in signature(backbone.model.prepare_inputs_for_generation).parameters:
+            raise BackboneError(
+                f"{backbone.name} ({type(backbone.model).__name__}) embeds, but transformers cannot make it write from "
+                "soft prompts; decoding needs another backbone"
+            )
         ids: Tensor = backbone.model.generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),

@@ -110,6 +110,6 @@ def test_trained_saved_resumed_and_loaded(backbone: Get, tmp_path: Path) -> None
 
 def test_not_on_few_bits(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     """Untried, so refused."""
-    monkeypatch.setattr(Backbone, "number_type", "4bit")
+    monkeypatch.setattr(Backbone, "dtype_name", "4bit")
     with pytest.raises(BackboneError, match="--lora-rank"):
         Model(backbone("qwen3"), thought=0, compression=3, dim=8, lora_rank=2)

@@ -104,8 +104,8 @@ def test_few_bits_are_recorded_and_recognised(backbone: Callable[[str], Backbone
     stand_in = SimpleNamespace(
         model=SimpleNamespace(is_quantized=True, config=SimpleNamespace(quantization_config=few))
     )
-    assert Backbone.number_type.fget(stand_in) == "4bit"  # type: ignore[attr-defined]
-    assert plain.number_type == "float32"
+    assert Backbone.dtype_name.fget(stand_in) == "4bit"  # type: ignore[attr-defined]
+    assert plain.dtype_name == "float32"
     sample = plain.sample()
     same_backbone(plain, "it", torch.where(torch.arange(len(sample)) < 6, torch.nan, sample))
     with pytest.raises(BackboneError, match="its weights differ"):
@@ -139,5 +139,5 @@ def test_gradients_go_through_few_bits(dtype: str, least: float, tmp_path: Path)
     encoder = Encoder(model)
     save_and_export(tmp_path / "few", encoder)
     again = Encoder.from_pretrained(tmp_path / "few", device="cpu")
-    assert again.model.backbone.number_type == dtype
+    assert again.model.backbone.dtype_name == dtype
     assert (again.encode(SENTENCES) == encoder.encode(SENTENCES)).all()

@@ -7,7 +7,7 @@ Careful: nothing here imports an exporter, PEFT, or sentence-transformers; loadi
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backbone import Backbone, locate, same_backbone
+from ..backbone import Backbone, same_backbone
 from ..errors import BackboneError, CheckpointError
 from ..model import Model
 from .folder import find, read_tensors
@@ -94,7 +94,7 @@ def _load_backbone(folder: Path, recorded: BackboneRecord, device: str, dtype: s
         copies = [home for home in (folder / QUERY / COPY, folder / COPY) if home.is_dir()]
         return Backbone.load(str(copies[0] if copies else folder / COPY), device=device, dtype=dtype)
     name = recorded.name
-    if Path(name).is_absolute() and not Path(locate(name)).is_dir():
+    if Path(name).is_absolute() and not Path(name).exists():
         raise BackboneError(
             f"the checkpoint {folder} needs its backbone at {name}, which is gone; put it back, or pass the new "
             "place as backbone=Backbone.load(...) (command line: --backbone)"

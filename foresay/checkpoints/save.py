@@ -67,7 +67,7 @@ def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Re
     name = str(Path(backbone.name).resolve()) if Path(backbone.name).is_dir() else backbone.name
     teacher = encoder.document_teacher
     return Record(
-        backbone=BackboneRecord(name, backbone.revision, backbone.number_type),
+        backbone=BackboneRecord(name, backbone.revision, backbone.dtype_name),
         thought=model.thought,
         compression=model.compression,
         hidden=backbone.hidden_size,

@@ -26,7 +26,7 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     folder = find(path)
     record, golden = Record.load(folder), read_tensors(folder / GOLDEN)
     encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
-    used = encoder.model.backbone.number_type
+    used = encoder.model.backbone.dtype_name
     tolerance = max(TOLERANCE[used], TOLERANCE[record.backbone.dtype])
     computed = recompute(encoder, golden)
     if record.sentence_transformers.queries:

@@ -56,7 +56,7 @@ class TransformersEngine:
         return {
             "backbone": self.backbone.name,
             "revision": self.backbone.revision,
-            "dtype": self.backbone.number_type,
+            "dtype": self.backbone.dtype_name,
             "template": self.prompter.template,
         }
 

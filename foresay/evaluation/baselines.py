@@ -172,7 +172,7 @@ class HydeEmbedder(TeacherEmbedder):
         super().__init__(teacher, "hyde")
         self.backbone, self.path, self.config = backbone, path, config or RespondConfig()
         weights = sample(backbone.model.parameters())
-        self.fingerprint = digest(self.fingerprint, weights, str(backbone.dtype), str(self.config))
+        self.fingerprint = digest(self.fingerprint, weights, backbone.dtype_name, str(self.config))
         self.unanswered = 0
         self._responses: dict[str, str] = {}
 

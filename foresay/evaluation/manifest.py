@@ -86,7 +86,7 @@ def _embedder(model: Any) -> Manifest:  # noqa: ANN401
             "backbone": {
                 "name": backbone.name,
                 "revision": backbone.revision,
-                "dtype": str(backbone.dtype).removeprefix("torch."),
+                "dtype": backbone.dtype_name,
                 "device": str(backbone.device.type),
             },
             "max_tokens": encoder.max_tokens,

@@ -63,7 +63,7 @@ def fingerprint(embedder: object) -> str | None:
         state.update(weight.detach().float().cpu().numpy().tobytes())
     teacher = embedder.document_teacher
     tokens = (model.thought, model.compression, model.template, embedder.max_tokens)
-    settings = (backbone.name, backbone.revision, str(backbone.dtype), model.readout, tokens, teacher)
+    settings = (backbone.name, backbone.revision, backbone.dtype_name, model.readout, tokens, teacher)
     state.update(repr(settings).encode())
     return state.hexdigest()
 

@@ -211,7 +211,7 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
         storage=config.storage,
         rows=[len(plan.tokens)] * len(plan.layers),
         sentences=len(plan.texts),
-        source=as_json({"corpus_sha256": corpus, "dtype": backbone.number_type, **options}),
+        source=as_json({"corpus_sha256": corpus, "dtype": backbone.dtype_name, **options}),
     )
     if (output / "manifest.json").exists():
         found = IndexManifest.read(output)

@@ -238,7 +238,7 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
         "backbone": {
             "name": backbone.name,
             "revision": backbone.revision,
-            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "dtype": backbone.dtype_name,
         },
         "training": record,
     }

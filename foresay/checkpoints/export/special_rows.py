@@ -40,7 +40,7 @@ def _unreachable(model: Model, rows: int) -> list[int]:
 def _unused(spec: dict[str, Any], backbone: Backbone) -> list[str]:
     """Added tokens that text does not become and neither model nor template names, the reserved ones first."""
     named = set(map(str, backbone.tokenizer.special_tokens_map.values()))
-    template = str(backbone.tokenizer.chat_template or "")
+    template = "\n".join(backbone.templates.values())
     names = [token["content"] for token in spec["added_tokens"] if token["special"]]
     unused = [name for name in names if name not in named and name not in template]
     return sorted(unused, key=lambda name: not RESERVED.match(name))
