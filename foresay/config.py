@@ -430,6 +430,7 @@ class EvaluateConfig(Options):
         "and encode_document have them.",
     ] = "task"
     teacher: Annotated[str, "Where the teacher is, if it is not where the checkpoint says."] = ""
+    backbone: Annotated[str, "Where the language model is, if it is not where the checkpoint says."] = ""
     responses: Annotated[str, "File of responses, for --against response."] = ""
     max_new_tokens: Annotated[
         int, "Longest response that --against hyde writes, in tokens: as long as those of the training."

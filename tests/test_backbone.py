@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from foresay.backbone import Backbone
+from foresay.checkpoints.save import save
+from foresay.cli.main import main
+from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
 
@@ -257,3 +262,24 @@ def test_control_tokens_of_every_template(folder: Get, backbone: Callable[[str],
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="has no chat template"):
         Backbone(backbone("qwen3").model, tokenizer, "named").frame("chat")
+
+
+def test_a_moved_backbone(folder: Get, tmp_path: Path) -> None:
+    """Gone from where the checkpoint says, it is named anew to verify, bundle and evaluate; another one is refused."""
+    here = Path(shutil.copytree(folder("qwen3"), tmp_path / "here"))
+    encoder = Encoder(Model(Backbone.load(str(here), device="cpu"), thought=0, compression=2, dim=8))
+    save(tmp_path / "made", encoder)
+    expected = encoder.encode(SENTENCES)
+    here.rename(tmp_path / "there")
+    run = CliRunner()
+    for words in (["verify", "made"], ["bundle", "made", "-o", "whole"], ["evaluate", "made", "quick", "--limit", "2"]):
+        words = [str(tmp_path / word) if word in ("made", "whole") else word for word in words]
+        words += ["--device", "cpu"] + (["-o", str(tmp_path / "report")] if words[0] == "evaluate" else [])
+        gone = run.invoke(main, words)
+        assert gone.exit_code == 1 and "--backbone" in gone.output, gone.output
+        found = run.invoke(main, [*words, "--backbone", str(tmp_path / "there")], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+    other = run.invoke(main, ["verify", str(tmp_path / "made"), "--backbone", str(folder("qwen2")), "--device", "cpu"])
+    assert other.exit_code == 1 and "is not the model" in other.output
+    (tmp_path / "there").rename(tmp_path / "nowhere")
+    np.testing.assert_array_equal(Encoder.from_pretrained(tmp_path / "whole", device="cpu").encode(SENTENCES), expected)

@@ -25,6 +25,7 @@ from foresay.config import FitConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError
+from foresay.files import file_hash
 from foresay.training.fit import fit
 
 from .conftest import SENTENCES
@@ -157,7 +158,12 @@ def test_two_at_once_convert_once(file: Path, monkeypatch: pytest.MonkeyPatch) -
     """The second waits for the first."""
     calls: list[Path] = []
     inner = ours._write
-    monkeypatch.setattr(ours, "_write", lambda one, draft: (calls.append(one), inner(one, draft)))
+
+    def counted(one: Path, draft: Path) -> None:
+        calls.append(one)
+        inner(one, draft)
+
+    monkeypatch.setattr(ours, "_write", counted)
     found: list[Path] = []
     threads = [Thread(target=lambda: found.append(ours.converted(file))) for _ in range(2)]
     for thread in threads:
@@ -187,7 +193,7 @@ def test_a_kill_leaves_no_half_copy(file: Path, cache: Path, monkeypatch: pytest
 
 
 def _name(file: Path) -> str:
-    return f"{ours.file_hash(file)[:20]}-{ours._VERSION}"
+    return f"{file_hash(file)[:20]}-{ours._VERSION}"
 
 
 def test_what_is_no_whole_gguf_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

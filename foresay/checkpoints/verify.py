@@ -5,6 +5,7 @@ In: a checkpoint. Out: a verdict a way, or a `VerifyError`.
 
 from pathlib import Path
 
+from ..backbone import Backbone
 from ..encoder import Array, Encoder
 from ..errors import VerifyError
 from .folder import find, read_tensors
@@ -12,8 +13,17 @@ from .golden import GOLDEN_TEXTS, TOLERANCE, Verdict, distance, recompute
 from .record import GOLDEN, Exported, Record
 
 
-def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> list[Verdict]:
+def verify(
+    path: str | Path, *, backbone: Backbone | None = None, device: str = "auto", dtype: str = "auto"
+) -> list[Verdict]:
     """Recomputes the golden vectors by every way this machine has.
+
+    Args:
+        path: folder, or hub id.
+        backbone: an already loaded one, where it is not where the checkpoint says. Plain sentence-transformers, which
+            finds it by the recorded name alone, is then left out.
+        device: as for `Backbone.load`; ignored with `backbone`.
+        dtype: of the backbone; `auto` is what the checkpoint records. Ignored with `backbone`.
 
     Returns:
         one verdict a way: batched, one text at a time, soft prompts, the teacher's documents where it embeds them,
@@ -25,11 +35,11 @@ def verify(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> li
     """
     folder = find(path)
     record, golden = Record.load(folder), read_tensors(folder / GOLDEN)
-    encoder = Encoder.from_pretrained(folder, device=device, dtype=dtype)
+    encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device, dtype=dtype)
     used = encoder.model.backbone.dtype_name
     tolerance = max(TOLERANCE[used], TOLERANCE[record.backbone.dtype])
     computed = recompute(encoder, golden)
-    if record.sentence_transformers.queries:
+    if record.sentence_transformers.queries and (backbone is None or backbone.name == record.backbone.name):
         computed |= _recompute_plain(folder, encoder, record.sentence_transformers, documents="documents" in golden)
     verdicts = [Verdict(way, distance(found, golden[name]), tolerance) for way, (name, found) in computed.items()]
     wrong = [verdict for verdict in verdicts if not verdict.agrees]

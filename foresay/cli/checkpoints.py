@@ -16,14 +16,17 @@ from .running import calm_libraries
     """,
 )
 @click.argument("checkpoint")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 @shared("device")
 @shared("dtype")
-def verify(checkpoint: str, device: str, dtype: str) -> None:
+def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> None:
     """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
     calm_libraries()
+    from ..checkpoints.load import moved_backbone
     from ..checkpoints.verify import verify as run
 
-    for verdict in run(checkpoint, device=device, dtype=dtype):
+    loaded = moved_backbone(checkpoint, backbone, device=device, dtype=dtype) if backbone else None
+    for verdict in run(checkpoint, backbone=loaded, device=device, dtype=dtype):
         click.echo(f"{verdict.way:33} off by {verdict.distance:.1e}, allowed {verdict.tolerance:.0e}")
     click.echo(f"{checkpoint}: verified")
 
@@ -37,16 +40,30 @@ def verify(checkpoint: str, device: str, dtype: str) -> None:
 )
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+<<<<<<< HEAD
 @shared("overwrite")
 @shared("device")
 def bundle(checkpoint: str, output: Path, overwrite: bool, device: str) -> None:
+=======
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("device")
+def bundle(checkpoint: str, output: Path, backbone: str | None, device: str) -> None:
+>>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
     """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
     calm_libraries()
     from ..checkpoints.bundle import bundle as run
+    from ..checkpoints.load import moved_backbone
 
+<<<<<<< HEAD
     inside = run(checkpoint, output, device=device, overwrite=overwrite)
     whole = "self-contained" if inside else "holds all but the teacher of its documents"
     click.echo(f"{output}: {whole}, and verified")
+=======
+    loaded = moved_backbone(checkpoint, backbone, device=device) if backbone else None
+    alone = run(checkpoint, output, backbone=loaded, device=device)
+    whole = "self-contained" if alone else "holds all but the teacher of its documents"
+    click.echo(f"{output}: {whole}; check it with: foresay verify {output}")
+>>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
 
 
 @click.command(

@@ -152,7 +152,10 @@ def shared(name: str) -> Callable[[F], F]:
     """Options that several commands have, spelled the same in each."""
     made: dict[str, Callable[[F], F]] = {
         "backbone": click.option(
-            "-m", "--backbone", required=True, help="The language model: hub id, folder, or the word nano."
+            "-m",
+            "--backbone",
+            required=True,
+            help="The language model: hub id, folder, GGUF file, or the word nano or smollm2.",
         ),
         "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
         "device": click.option(

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..backbone import Backbone
 from ..checkpoints.folder import find
+from ..checkpoints.load import moved_backbone
 from ..checkpoints.record import Record
 from ..config import EvaluateConfig, RespondConfig
 from ..data.queries import Progress
@@ -116,6 +117,8 @@ def _encoders(checkpoints: Sequence[str], config: EvaluateConfig) -> list[Encode
     for place in checkpoints:
         described = Record.load(find(place)).backbone
         name = described.name, described.revision
+        if config.backbone and name not in backbones:
+            backbones[name] = moved_backbone(place, config.backbone, device=config.device, dtype=config.dtype)
         encoder = Encoder.from_pretrained(place, backbone=backbones.get(name), device=config.device, dtype=config.dtype)
         backbones[name] = encoder.model.backbone
         encoders.append(encoder)
