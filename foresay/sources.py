@@ -65,6 +65,13 @@ def locate(name: str, revision: str | None = None) -> str:
     return name
 
 
+def is_gguf(name: str) -> bool:
+    """Whether a backbone of this name, as `canonical` spells it, is a GGUF file; looks at names and folders alone."""
+    folder = Path(name)
+    held = folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*.gguf"))
+    return name == SMOLLM2 or name.endswith(".gguf") or held
+
+
 def gguf_file(name: str, revision: str | None = None) -> Path | None:
     """The GGUF file that a name stands for, fetched from the hub if it is there; None for any other backbone."""
     if name == SMOLLM2:

@@ -231,8 +231,10 @@ def test_a_checkpoint_of_a_gguf_backbone(file: Path, cache: Path, tmp_path: Path
     assert all(verdict.agrees for verdict in verify(tmp_path / "made", device="cpu"))
     plain = SentenceTransformer(str(tmp_path / "made"), device="cpu")
     np.testing.assert_allclose(plain.encode_query(texts[:4]), expected, atol=1e-5, rtol=1e-5)
-    assert "tiny" in (tmp_path / "made" / "README.md").read_text()
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "tiny.gguf" in card and "foresay bundle PATH" in card
     bundle(tmp_path / "made", tmp_path / "bundle", device="cpu")
+    assert "GGUF" not in (tmp_path / "bundle" / "README.md").read_text().split("| | |")[0]
     shutil.rmtree(cache)
     file.unlink()
     np.testing.assert_allclose(

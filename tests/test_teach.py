@@ -284,9 +284,9 @@ def test_self_teacher_is_the_mean_state(backbone: Get, family: str) -> None:
 
 def test_self_teacher_cuts(backbone: Get) -> None:
     """A longer text is its first tokens."""
-    teacher = SelfTeacher(backbone("mistral"), TeachConfig(max_tokens=3))
-    (ids,) = backbone("mistral").tokenize([SENTENCES[1]])
-    start = backbone("mistral").tokenizer.decode(ids[:3])
+    teacher = SelfTeacher(backbone("qwen3"), TeachConfig(max_tokens=3))
+    (ids,) = backbone("qwen3").tokenize([SENTENCES[1]])
+    start = backbone("qwen3").tokenizer.decode(ids[:3])
     whole, cut = teacher.embed([SENTENCES[1], start])
     np.testing.assert_allclose(whole, cut, atol=1e-6)
     assert teacher.max_tokens == 3
@@ -300,7 +300,7 @@ def sentence_folder(folder: Callable[[str], Path], tmp_path_factory: pytest.Temp
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     path = tmp_path_factory.mktemp("teachers") / "tiny"
-    plain = shutil.copytree(folder("mistral"), path.with_name("plain"))
+    plain = shutil.copytree(folder("qwen3"), path.with_name("plain"))
     (plain / "chat_template.jinja").unlink()  # else sentence-transformers wraps each text in it
     transformer = Transformer(str(plain))
     model = SentenceTransformer(modules=[transformer, Pooling(32, "mean")], device="cpu")
@@ -312,7 +312,7 @@ def sentence_folder(folder: Callable[[str], Path], tmp_path_factory: pytest.Temp
 def test_sentence_transformer_teacher(sentence_folder: Path, backbone: Get) -> None:
     """A mean over the same backbone's states is the self teacher's: no prompt, no normalisation."""
     teacher = load_teacher(str(sentence_folder), device="cpu", config=TeachConfig(batch_size=2, max_tokens=16))
-    expected = SelfTeacher(backbone("mistral"), TeachConfig(max_tokens=16)).embed(SENTENCES)
+    expected = SelfTeacher(backbone("qwen3"), TeachConfig(max_tokens=16)).embed(SENTENCES)
     np.testing.assert_allclose(teacher.embed(SENTENCES), expected, atol=1e-5, rtol=1e-4)
     assert (teacher.dim, teacher.pooling, teacher.max_tokens) == (32, "mean", 16)
     assert teacher.name == str(sentence_folder) and teacher.embed(SENTENCES).dtype == np.float32

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..sources import is_gguf
 from .record import Record
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -45,7 +46,7 @@ def write_card(folder: Path, record: Record) -> None:
     is_hub_id = "/" in name and not Path(name).is_absolute()
     card = ModelCard.from_template(
         ModelCardData(
-            base_model=name if is_hub_id else None,
+            base_model=name.partition(":")[0] if is_hub_id else None,
             library_name="sentence-transformers" if plain.queries else None,
             pipeline_tag="feature-extraction",
             tags=[
@@ -62,6 +63,7 @@ def write_card(folder: Path, record: Record) -> None:
         how=_HOW[training.method],
         decodes=record.decodes,
         plain=plain.queries,
+        converted=is_gguf(name) and not record.backbone.bundled,
         plain_documents=plain.documents,
         unusual="through a LoRA adapter" if record.lora_rank else "every layer of the language model",
         teacher=record.documents.name if record.documents else None,
