@@ -236,8 +236,8 @@ def test_byte_fallback_lends_its_rows(tmp_path: Path) -> None:
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.decoder = decoders.ByteFallback()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
-    base = Backbone.load(str(make_folder("smollm", tmp_path, vocab_size=len(vocab))), device="cpu")
-    base.tokenizer = tokenizer
+    model = AutoModelForCausalLM.from_pretrained(make_folder("smollm", tmp_path, vocab_size=len(vocab)))
+    base = Backbone(model, tokenizer, str(tmp_path))
     assert special_ids(make(base, thought=10)) == [0xC0, 0xC1, *range(0xF5, 0x100)]
 
 

@@ -17,25 +17,22 @@ from .save import save
 from .verify import verify
 
 
-<<<<<<< HEAD
-def bundle(path: str | Path, output: Path, *, device: str = "auto", overwrite: bool = False) -> bool:
+def bundle(
+    path: str | Path,
+    output: Path,
+    *,
+    backbone: Backbone | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> bool:
     """Copies a checkpoint with backbone and teacher inside, and verifies the copy.
 
     Args:
         path: folder or hub id of the checkpoint.
         output: folder to make.
+        backbone: an already loaded one, where it is not where the checkpoint says.
         device: where to load and verify.
         overwrite: replace a checkpoint that is in `output`.
-=======
-def bundle(path: str | Path, output: Path, *, backbone: Backbone | None = None, device: str = "auto") -> bool:
-    """Copies a checkpoint with backbone and teacher inside.
->>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
-
-    Args:
-        path: folder, or hub id.
-        output: folder to make.
-        backbone: an already loaded one, where it is not where the checkpoint says.
-        device: as for `Backbone.load`; ignored with `backbone`.
 
     Returns:
         whether it needs nothing outside; a teacher that cannot go along (`export.documents.write_teacher`) is found by
@@ -47,22 +44,16 @@ def bundle(path: str | Path, output: Path, *, backbone: Backbone | None = None, 
         VerifyError: if the copy does not give the golden vectors.
     """
     folder = find(path)
-<<<<<<< HEAD
     output = claim(output, "foresay bundle", overwrite=overwrite)
     if folder.resolve() == output:
         raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
     training = Record.load(folder).training
     with drafting(output) as draft:
-        encoder = Encoder.from_pretrained(folder, device=device)
+        encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device)
         save(draft, encoder, training)
         record = export(draft, encoder, whole=True)
         del encoder
         gc.collect()  # the copy is loaded beside nothing
         verify(draft, device=device)
         appear(draft, output)
-=======
-    encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device)
-    save(output, encoder, Record.load(folder).training)
-    record = export(output, encoder, whole=True)
->>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
     return record.documents is None or record.documents.bundled

@@ -40,30 +40,19 @@ def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> No
 )
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-<<<<<<< HEAD
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 @shared("overwrite")
 @shared("device")
-def bundle(checkpoint: str, output: Path, overwrite: bool, device: str) -> None:
-=======
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
-@shared("device")
-def bundle(checkpoint: str, output: Path, backbone: str | None, device: str) -> None:
->>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
+def bundle(checkpoint: str, output: Path, backbone: str | None, overwrite: bool, device: str) -> None:
     """Copy CHECKPOINT with language model and teacher inside: a folder to move, or to serve elsewhere."""
     calm_libraries()
     from ..checkpoints.bundle import bundle as run
     from ..checkpoints.load import moved_backbone
 
-<<<<<<< HEAD
-    inside = run(checkpoint, output, device=device, overwrite=overwrite)
+    loaded = moved_backbone(checkpoint, backbone, device=device) if backbone else None
+    inside = run(checkpoint, output, backbone=loaded, device=device, overwrite=overwrite)
     whole = "self-contained" if inside else "holds all but the teacher of its documents"
     click.echo(f"{output}: {whole}, and verified")
-=======
-    loaded = moved_backbone(checkpoint, backbone, device=device) if backbone else None
-    alone = run(checkpoint, output, backbone=loaded, device=device)
-    whole = "self-contained" if alone else "holds all but the teacher of its documents"
-    click.echo(f"{output}: {whole}; check it with: foresay verify {output}")
->>>>>>> 5555d66 (verify, bundle and evaluate take a moved backbone)
 
 
 @click.command(
