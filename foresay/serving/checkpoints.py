@@ -100,7 +100,7 @@ class Served:
             found["soft_prompts"] = np.stack(list(self.soft_prompts.run(rows)))
             if self.documents is not None and "documents" in self.golden:
                 found["documents"] = np.stack(list(self.documents.run(texts)))
-        allowed = max(TOLERANCE[model.backbone.number_type], self.tolerance)
+        allowed = max(TOLERANCE[model.backbone.dtype_name], self.tolerance)
         for what, vectors in found.items():
             off = distance(vectors, self.golden[what][:count])
             if not off <= allowed:
