@@ -177,7 +177,7 @@ class Process:
         command = [sys.executable, "-m", "foresay", "serve", str(checkpoint), "-m", str(backbone_folder), "--port", "0"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, stderr=out, stdout=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        until(lambda: self.process.poll() is not None or b'"listening"' in log.read_bytes(), 120)
+        until(lambda: self.process.poll() is not None or b'"listening"' in log.read_bytes(), 300)
         assert self.process.poll() is None, log.read_text()
         line = next(line for line in log.read_text().splitlines() if '"listening"' in line)
         self.port = json.loads(line)["address"][1]

@@ -33,10 +33,10 @@ class LogitLens:
         self._name = lru_cache(maxsize=None)(lambda token: str(self.backbone.tokenizer.decode([token])))
 
     @torch.no_grad()
-    def log_probs(self, states: Tensor, layer: int) -> Tensor:
-        """Next-token log-probabilities of states (…, hidden) of a layer: (…, vocabulary) float32."""
+    def chances(self, states: Tensor, layer: int) -> Tensor:
+        """Next-token probabilities of states (…, hidden) of a layer: (…, vocabulary) float32."""
         seen = states if layer == self._last else self._norm(states)
-        return self.backbone.logits(seen).float().log_softmax(dim=-1)
+        return self.backbone.logits(seen).softmax(dim=-1, dtype=torch.float32)
 
     def read(self, states: Tensor, layer: int, top: int) -> Found:
         """The likeliest tokens of each state, and those of the mean distribution over a row's tokens."""
@@ -44,7 +44,7 @@ class LogitLens:
         merged: list[list[Hit]] = []
         at_once = max(1, LOGITS_AT_ONCE // (states.shape[1] * self.backbone.text_config.vocab_size))
         for start in range(0, len(states), at_once):
-            chances = self.log_probs(states[start : start + at_once], layer).exp_()
+            chances = self.chances(states[start : start + at_once], layer)
             flat = self._best(chances.flatten(0, 1), top)
             each += [flat[at : at + states.shape[1]] for at in range(0, len(flat), states.shape[1])]
             merged += self._best(chances.mean(dim=1), top)
