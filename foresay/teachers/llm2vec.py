@@ -274,7 +274,7 @@ def fingerprint(chain: Sequence[Path]) -> str:
 def backbone_record(backbone: Backbone) -> dict[str, Any]:
     """What finds a backbone again."""
     name = backbone.address if Path(backbone.name).is_dir() else backbone.name
-    return {"name": name, "revision": backbone.revision, "dtype": str(backbone.dtype).removeprefix("torch.")}
+    return {"name": name, "revision": backbone.revision, "dtype": backbone.dtype_name}
 
 
 # -- saving ----------------------------------------------------------------------------------------------
