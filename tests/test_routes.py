@@ -79,14 +79,18 @@ def fitted(folder: Path, base: Backbone, teacher: Teacher, **changes: object) ->
 
 
 def assert_both_sides(folder: Path, encoder: Encoder) -> None:
-    """The plain library's vectors are the encoder's; texts that are neither query nor document count as queries."""
+    """The plain library's vectors are the encoder's; a text that does not say its side is refused, not guessed."""
     plain = SentenceTransformer(str(folder), device="cpu")
     np.testing.assert_allclose(plain.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(plain.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
-    np.testing.assert_allclose(plain.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(plain.encode(TEXTS, task="query"), encoder.encode(TEXTS), atol=1e-5)
     np.testing.assert_allclose(
-        plain.encode(TEXTS, prompt_name="STS12"), encoder.encode(TEXTS, prompt_name="STS12"), atol=1e-5
+        plain.encode(TEXTS, task="query", prompt_name="STS12"), encoder.encode(TEXTS, prompt_name="STS12"), atol=1e-5
     )
+    np.testing.assert_allclose(plain.encode(TEXTS, task="document"), encoder.encode_document(TEXTS), atol=1e-5)
+    for wrong in ({}, {"prompt_name": "query"}, {"prompt_name": "document"}):
+        with pytest.raises(ValueError, match="task|prompt"):
+            plain.encode(TEXTS, **wrong)
     assert plain.get_embedding_dimension() == encoder.dim
     assert not [name for name in plain.prompts if name.endswith("-document")]
 

@@ -65,6 +65,7 @@ def write_card(folder: Path, record: Record) -> None:
         plain=plain.queries,
         converted=is_gguf(name) and not record.backbone.bundled,
         plain_documents=plain.documents,
+        document_prompt="" if record.documents else ', "prompt_name": "document"',
         unusual="through a LoRA adapter" if record.lora_rank else "every layer of the language model",
         teacher=record.documents.name if record.documents else None,
         facts=list(_facts(record).items()),

@@ -57,7 +57,7 @@ def _recompute_plain(
 
     backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
     plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
-    computed = {"sentence-transformers": ("embeddings", plain.encode(texts, show_progress_bar=False))}
+    computed = {"sentence-transformers": ("embeddings", plain.encode_query(texts, prompt="", show_progress_bar=False))}
     if documents and exported.documents:
         found = plain.encode_document(texts, show_progress_bar=False)
         computed["sentence-transformers, documents"] = ("documents", found)

@@ -128,14 +128,16 @@ def _write_queries(folder: Path, encoder: Encoder, prompts: dict[str, str], whol
 
 
 def _write_router(folder: Path, routes: list[str], prompts: dict[str, str]) -> None:
-    """Writes what makes one model of the folders `routes`; a text that is neither query nor document takes the first.
+    """Writes what makes one model of the folders `routes`.
 
+    There is no default: other libraries call `encode` for documents too, and a text that does not say which side it is
+    on would silently be embedded as a query. The library raises and names `task` instead.
     Each is a SentenceTransformer of its own: only as such has a module with an adapter a folder that is the root.
     """
     router = {
         "types": dict.fromkeys(routes, "sentence_transformers.SentenceTransformer"),
         "structure": {route: [route] for route in routes},
-        "parameters": {"default_route": routes[0], "allow_empty_key": False},
+        "parameters": {"default_route": None, "allow_empty_key": False},
     }
     write_json(folder / Router.config_file_name, router)
     entry = {"idx": 0, "name": "0", "path": "", "type": f"{Router.__module__}.{Router.__name__}"}
