@@ -32,9 +32,10 @@ from sklearn.linear_model import LogisticRegression
 from foresay.backbone import Backbone
 from foresay.config import TeachConfig
 from foresay.evaluation import Task, ndcg
+from foresay.teachers.base import Teacher
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
-from foresay.teachers.teach import SelfTeacher, Teacher
+from foresay.teachers.pooled import SelfTeacher
 
 RETRIEVAL = ("medquad", "wordnet_define")
 SIMILARITY = ("sts12", "sts13", "sts14")

@@ -24,11 +24,12 @@ from torch.nn import functional
 
 from foresay.backbone import Backbone
 from foresay.config import TeachConfig, TeacherConfig
+from foresay.teachers.base import Teacher
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
 from foresay.teachers.make import RANK
 from foresay.teachers.objectives import DROPOUT, SCALE, Blank, blank, mntp_gradient, simcse_gradient
-from foresay.teachers.teach import SelfTeacher, Teacher
+from foresay.teachers.pooled import SelfTeacher
 from timing import Result, hardware, timed
 from workbench import (
     FIRST,

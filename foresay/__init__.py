@@ -54,7 +54,7 @@ _HOMES = {
     "fit": "training.fit",
     "lens": "reading.lens",
     "latent_index": "reading.latent_build",
-    "load_teacher": "teachers.teach",
+    "load_teacher": "teachers.load",
     "look": "data.look",
     "make_teacher": "teachers.make",
     "merge": "data.merge",
@@ -102,8 +102,8 @@ if TYPE_CHECKING:
     from .reading.report import report as report
     from .serving.config import ServeConfig as ServeConfig
     from .serving.serve import serve as serve
+    from .teachers.load import load_teacher as load_teacher
     from .teachers.make import make_teacher as make_teacher
-    from .teachers.teach import load_teacher as load_teacher
     from .teachers.teach import teach as teach
     from .training.fit import fit as fit
     from .training.train import train as train

@@ -19,7 +19,7 @@ from .errors import CheckpointError, InputError
 from .model import Model
 
 if TYPE_CHECKING:
-    from .teachers.teach import Teacher
+    from .teachers.base import Teacher
 
 _BLOCK = 1024
 _NONE = "this checkpoint embeds documents itself; with_document_teacher makes a teacher do it"
@@ -90,7 +90,7 @@ class DocumentSide:
         return Embedded(vectors, [min(count, teacher.max_tokens) for count in counts], cut)
 
     def _find(self) -> "Teacher":
-        from .teachers.teach import load_teacher  # brings in what only a teacher needs
+        from .teachers.load import load_teacher  # brings in what only a teacher needs
 
         wanted, backbone = self.wanted, self.model.backbone
         if wanted is None:

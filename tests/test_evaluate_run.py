@@ -40,7 +40,7 @@ from foresay.evaluation.scores import Score
 from foresay.evaluation.suites import suite
 from foresay.model import Model
 from foresay.prompts import EVALUATION
-from foresay.teachers.teach import SelfTeacher
+from foresay.teachers.pooled import SelfTeacher
 
 from .conftest import save_and_export
 from .made_tasks import KINDS, Letters, rows, write

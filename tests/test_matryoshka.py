@@ -14,7 +14,9 @@ from foresay.data.pairs import Pairs
 from foresay.encoder import Array, Encoder
 from foresay.errors import CheckpointError, InputError
 from foresay.integrations.sentence_transformers import as_sentence_transformer
-from foresay.teachers.teach import SelfTeacher, Teacher, load_teacher
+from foresay.teachers.base import Teacher
+from foresay.teachers.load import load_teacher
+from foresay.teachers.pooled import SelfTeacher
 from foresay.training.fit import fit
 from foresay.training.matryoshka import principal_axes
 
@@ -83,7 +85,7 @@ def test_documents_by_the_teacher(
 
     other = SelfTeacher(base)
     other.revision = "newer"
-    monkeypatch.setattr("foresay.teachers.teach.load_teacher", lambda *_: other)
+    monkeypatch.setattr("foresay.teachers.load.load_teacher", lambda *_: other)
     with pytest.raises(CheckpointError, match="newer"):
         Encoder.from_pretrained(tmp_path / "c", backbone=base).encode_document(TEXTS)
 

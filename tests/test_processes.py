@@ -17,7 +17,8 @@ from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.data.pairs import Pairs
 from foresay.errors import InputError
-from foresay.teachers.teach import load_teacher, teach
+from foresay.teachers.load import load_teacher
+from foresay.teachers.teach import teach
 from foresay.training.distributed import Processes
 from foresay.training.train import train
 

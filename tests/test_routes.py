@@ -14,15 +14,16 @@ from transformers import AutoConfig, AutoModel
 
 from foresay.backbone import Backbone
 from foresay.checkpoints.bundle import bundle
-from foresay.checkpoints.export.documents import write_teacher
 from foresay.checkpoints.load import DOCUMENT, QUERY
 from foresay.checkpoints.verify import verify
 from foresay.config import FitConfig, TeachConfig, TeacherConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import CheckpointError, InputError
+from foresay.teachers.base import Teacher
+from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher
-from foresay.teachers.teach import SentenceTransformerTeacher, Teacher, load_teacher
+from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.training.fit import fit
 
 from .conftest import SENTENCES, make_tokenizer
@@ -158,7 +159,7 @@ def test_a_teacher_that_cannot_go_along(backbone: Get, tmp_path: Path, monkeypat
     assert isinstance(teacher, SentenceTransformerTeacher)
     # as if it lay deeper in a repository
     monkeypatch.setattr(
-        "foresay.checkpoints.export.documents._weights_of", lambda name: None
+        "foresay.teachers.sentence_transformers.weights_of", lambda name: None
     )  # as if it lay deeper in a repository
     encoder = fitted(tmp_path / "c", base, teacher)
     assert (tmp_path / "c" / QUERY).is_dir() and not (tmp_path / "c" / DOCUMENT).exists()
@@ -179,7 +180,7 @@ def test_a_bundle_takes_no_adapter_for_a_whole_model(backbone: Get, tmp_path: Pa
     fitted(tmp_path / "c", base, taught("sentence-transformers", base, tmp_path))
     adapter = SentenceTransformerTeacher(str(tmp_path / "c" / DOCUMENT), "cpu")
     for whole in (False, True):
-        assert not write_teacher(tmp_path / "d", adapter, None, whole=whole)
+        assert not adapter.export(tmp_path / "d", None, whole=whole)
     assert not (tmp_path / "d").exists()
     fitted(tmp_path / "e", base, adapter)
     for name, kept in (("e", False), ("c", True)):
@@ -191,6 +192,6 @@ def test_an_adapter_on_weights_of_its_own(backbone: Get, tmp_path: Path) -> None
     taught("llm2vec", backbone("qwen3"), tmp_path)
     teacher = load_teacher(str(tmp_path / "teacher"), None, "cpu", TeachConfig(max_tokens=32))
     (tmp_path / "d").mkdir()
-    assert write_teacher(tmp_path / "d", teacher, None, whole=False)
+    assert teacher.export(tmp_path / "d", None, whole=False)
     plain = SentenceTransformer(str(tmp_path / "d"), device="cpu")
     np.testing.assert_allclose(plain.encode(TEXTS), teacher.embed(TEXTS), atol=1e-5)

@@ -11,21 +11,28 @@ import pytest
 import torch
 
 from foresay.backbone import Backbone
-from foresay.config import TeachConfig
+from foresay.config import FitConfig, TeachConfig
+from foresay.data.pairs import Pairs
 from foresay.data.targets import Targets, Vectors
+from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.files import Journal
-from foresay.teachers.teach import SelfTeacher, SentenceTransformerTeacher, load_teacher, teach
+from foresay.teachers.base import _KINDS, Teacher, Wanted, kind
+from foresay.teachers.load import load_teacher
+from foresay.teachers.pooled import SelfTeacher
+from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
+from foresay.teachers.teach import teach
+from foresay.training.fit import fit
 
 from .conftest import SENTENCES
 
 Get = Callable[[str], Backbone]
 
 
-class Lengths:
+class Lengths(Teacher):
     """A teacher one can compute by eye: the length of a text, and its first letter's number."""
 
-    revision: str | None = None
+    revision = None
     pooling = "none"
     dim = 2
     max_tokens = 512
@@ -317,6 +324,37 @@ def test_sentence_transformer_teacher(sentence_folder: Path, backbone: Get) -> N
     assert (teacher.dim, teacher.pooling, teacher.max_tokens) == (32, "mean", 16)
     assert teacher.name == str(sentence_folder) and teacher.embed(SENTENCES).dtype == np.float32
     assert load_teacher(str(sentence_folder), device="cpu", config=TeachConfig(max_tokens=9999)).max_tokens == 512
+
+
+def test_a_kind_in_one_file(backbone: Get, tmp_path: Path) -> None:
+    """A made-up kind under a name of its own: it teaches, a checkpoint is fitted to it, and it embeds the documents."""
+
+    class Hashed(Teacher):
+        """Counts letters."""
+
+        name, revision, pooling, dim, max_tokens = "letters:26", None, "sum", 26, 99
+
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            return np.array([[text.lower().count(chr(97 + i)) + 0.5 for i in range(26)] for text in texts], np.float32)
+
+    @kind()
+    def open_letters(wanted: Wanted) -> Teacher | None:
+        return Hashed() if wanted.name == Hashed.name else None
+
+    try:
+        base = backbone("qwen3")
+        file = write_responses(tmp_path / "r.jsonl", [f"{sentence} and so on" for sentence in SENTENCES])
+        teach(file, load_teacher("letters:26", base), tmp_path / "targets")
+        pairs = Pairs.load(file, tmp_path / "targets")
+        fit(pairs, base, tmp_path / "c", FitConfig(compression=2, held_out=0))
+        encoder = Encoder.from_pretrained(tmp_path / "c", backbone=base)
+        np.testing.assert_array_equal(encoder.encode_document(SENTENCES), Hashed().embed(SENTENCES))
+        assert encoder.encode_query("x").shape == (26,)
+        assert encoder.load_document_teacher().fingerprint() == Hashed().fingerprint()
+    finally:
+        _KINDS[:] = [entry for entry in _KINDS if entry[1] is not open_letters]
+    with pytest.raises(InputError, match="letters:26"):
+        load_teacher("letters:26", base)
 
 
 def test_load_teacher(backbone: Get, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from foresay.model import Model
 from foresay.teachers import bidirectional, llm2vec
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
+from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher, schedule
 from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_gradient
-from foresay.teachers.teach import SentenceTransformerTeacher, load_teacher
+from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.training.metrics import Event, Step
 from foresay.training.stopping import Stopped
 

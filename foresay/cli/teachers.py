@@ -99,7 +99,7 @@ def teach(
     check_output(output / "vectors.npy")
     calm_libraries()
     from ..backbone import Backbone
-    from ..teachers.teach import load_teacher
+    from ..teachers.load import load_teacher
     from ..teachers.teach import teach as run
 
     model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None

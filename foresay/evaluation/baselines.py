@@ -30,8 +30,8 @@ from ..encoder import Array
 from ..engines.respond import respond
 from ..errors import DataError, InputError
 from ..files import file_hash, read_json, write_json
-from ..teachers.teach import SelfTeacher, Teacher
-from .fingerprints import digest, sample, teacher_fingerprint
+from ..teachers.base import Teacher, digest, sample
+from ..teachers.pooled import SelfTeacher
 
 if TYPE_CHECKING:
     from mteb.models import SearchProtocol
@@ -112,7 +112,7 @@ class TeacherEmbedder:
     def __init__(self, teacher: Teacher, name: str = "teacher") -> None:
         """Uses a teacher that is loaded already."""
         self.teacher, self.name, self.dim = teacher, name, teacher.dim
-        self.fingerprint = self.document_fingerprint = teacher_fingerprint(teacher)
+        self.fingerprint = self.document_fingerprint = teacher.fingerprint()
 
     def encode_query(self, texts: Sequence[str]) -> Array:
         """Vectors (texts, dim)."""

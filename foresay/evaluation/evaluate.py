@@ -16,9 +16,9 @@ from ..checkpoints.record import Record
 from ..config import EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
-from ..teachers.teach import Teacher
+from ..teachers.base import Teacher
 from .baselines import BASELINES, Surroundings, load_baseline
-from .fingerprints import teacher_of
+from .checkpoint_teacher import teacher_of
 from .intervals import Comparison
 from .mteb_model import MtebModel
 from .report import Report

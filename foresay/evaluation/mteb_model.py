@@ -23,7 +23,7 @@ from mteb.types import PromptType
 from ..embedded import Ask
 from ..encoder import Array, Encoder
 from ..prompts import EVALUATION
-from .fingerprints import digest, teacher_fingerprint
+from ..teachers.base import digest
 from .folder_tasks import FolderMetadata
 from .vector_cache import Store, key
 
@@ -73,7 +73,7 @@ def _document_fingerprint(embedder: object) -> str | None:
     if not isinstance(embedder, Encoder) or embedder.document_teacher is None:
         given = getattr(embedder, "document_fingerprint", None)
         return fingerprint(embedder) if given is None else str(given)
-    teacher, rotation = teacher_fingerprint(embedder.load_document_teacher()), embedder.model.rotation
+    teacher, rotation = embedder.load_document_teacher().fingerprint(), embedder.model.rotation
     return teacher if rotation is None else digest(teacher, rotation.cpu().numpy().tobytes().hex())
 
 

@@ -8,38 +8,35 @@ Out: an `LLM2VecTeacher`. Our own folder also opens in plain `SentenceTransforme
     golden.safetensors           a sample of the backbone's weights, to refuse another one under the same name
     modules.json, backbone_config.json, tokenizer.json, …    the same teacher for plain sentence-transformers
 
-What a reader would get wrong: why the adapter has a folder of its own. Beside an adapter, the library takes the
-config from the backbone, whose attention is causal. So it is pointed at our `backbone_config.json`, which says
-`is_causal: false`, and finds the adapter by `adapter_kwargs`.
+Be careful with the adapter's place: it has a folder of its own, because beside an adapter the library takes the config
+from the backbone, whose attention is causal (`layout.py`).
 """
 
-import copy
 import hashlib
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
-from sentence_transformers.sentence_transformer.modules import Pooling, WordWeights
+from torch import Tensor
 
 from .. import __version__
 from ..backbone import Backbone, same_backbone
 from ..batching import Budget, run_by_length
-from ..checkpoints.export.layout import transformer_config, write_library_config, write_modules, write_tokenizer
 from ..config import TeachConfig
 from ..errors import InputError
 from ..files import read_json, write_json
-from ..model import Model
+from .base import LinearMap, Teacher, Vectors, Wanted, kind
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
 from .card import write_card
 
-if TYPE_CHECKING:
-    from ..data.targets import Vectors
-
 CONFIG, GOLDEN = "teacher.json", "golden.safetensors"
+BOTH = "both-directions"
+"""The word for a backbone that nothing trained to read in both directions."""
 NANO_TEACHER = "nano-teacher"
 NANO_TEACHER_FOLDER = Path(__file__).parents[1] / "packaged" / "nano_teacher"
 FORMAT = 1
@@ -55,8 +52,8 @@ _FRAMES = {
 `prepare_for_tokenization`); for all others nothing."""
 
 
-class LLM2VecTeacher:
-    """The mean state of a text's tokens, read in both directions; see the `Teacher` protocol."""
+class LLM2VecTeacher(Teacher):
+    """The mean state of a text's tokens, read in both directions."""
 
     pooling = "mean"
 
@@ -81,7 +78,7 @@ class LLM2VecTeacher:
         self._budget = Budget(tokens, reader.backbone.least_tokens, config.batch_size)
 
     @torch.no_grad()
-    def embed(self, texts: Sequence[str]) -> "Vectors":
+    def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, dim), float32, not normalised; the longest texts computed first."""
         rows = [row[: self.max_tokens] for row in self.reader.backbone.tokenize(texts)]
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
@@ -92,69 +89,116 @@ class LLM2VecTeacher:
         """Tokens of each text."""
         return [len(row) for row in self.reader.backbone.tokenize(texts)]
 
+    def weights(self) -> Iterable[Tensor]:
+        """The backbone's; the revision stands for the adapters."""
+        return self.reader.backbone.model.parameters()
+
+    def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
+        """The backbone and one adapter by name, or both merged.
+
+        Not of a teacher that puts tokens around a text, as three published LLM2Vec models do; by name, none of two
+        adapters on each other.
+        """
+        from .layout import linear, transformer_config, write_both_directions, write_mean, write_reference
+
+        reader, backbone = self.reader, self.reader.backbone
+        if reader.before != backbone.leading_ids or reader.behind or len(self.adapters) > 1 and not whole:
+            return False
+        longest, modules = self.max_tokens + len(backbone.leading_ids), linear(after, "token_embeddings")
+        if whole:
+            apart = _apart(self)
+            if apart is None:
+                return False
+            apart.bare().save_pretrained(folder)
+            write_mean(folder, backbone, transformer_config(backbone, longest), modules)
+            return True
+        if self.adapters:
+            reader.save_adapter(folder / "adapter", backbone.address, backbone.revision)
+            # those in memory are in the backbone's dtype
+            shutil.copyfile(self.adapters[0] / ADAPTER_WEIGHTS, folder / "adapter" / ADAPTER_WEIGHTS)
+        else:
+            write_reference(folder / "adapter", backbone.model.base_model, backbone.address, backbone.revision)
+        write_both_directions(folder, backbone, longest, modules)
+        return True
+
 
 # -- loading ---------------------------------------------------------------------------------------------
 
 
-def load(
-    name: str, backbone: Backbone | None = None, device: str = "auto", config: TeachConfig | None = None
-) -> LLM2VecTeacher | None:
-    """The LLM2Vec teacher called `name`; None if there is something else under that name, or nothing.
+@kind(order=20)
+def open_llm2vec(wanted: Wanted) -> LLM2VecTeacher | None:
+    """A folder that `foresay teacher` made, `nano-teacher`, a published model, or `both-directions` with a backbone.
 
-    Args:
-        name: a folder, a hub id, or `nano-teacher`.
-        backbone: the language model, if it is loaded already and the teacher is of this one: then they share their
-            weights. Without it, or where it is another one, the teacher loads its own, and adds its adapters into
-            the weights, which makes it as fast as the causal model.
-        device: as for `Backbone.load`.
-        config: lengths and batch size.
+    Of the backbone that is given it shares the weights. Without one, or where it is another one, the teacher loads its
+    own, and adds its adapters into the weights, which makes it as fast as the causal model.
 
     Raises:
         InputError: if a part is missing, or of another model.
         BackboneError: if the backbone cannot be loaded, is another one, or stays causal.
     """
-    folder = NANO_TEACHER_FOLDER if name == NANO_TEACHER else _folder(name)
+    if wanted.name.partition(":")[0] == BOTH:
+        return _untrained(wanted)
+    folder = NANO_TEACHER_FOLDER if wanted.name == NANO_TEACHER else _folder(wanted.name)
     if folder is None:
         return None
     if (folder / CONFIG).is_file():
-        return _load_own(name, folder, backbone, device, config)
+        return _load_own(folder, wanted)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "modules.json").is_file():
-        return _load_published(name, folder, backbone, device, config)
+        return _load_published(folder, wanted)
     return None
 
 
-def _load_own(
-    name: str, folder: Path, backbone: Backbone | None, device: str, config: TeachConfig | None
-) -> LLM2VecTeacher:
+def _untrained(wanted: Wanted) -> LLM2VecTeacher:
+    name = wanted.name.partition(":")[2]
+    if wanted.backbone is None and not name:
+        raise InputError(f"the teacher {BOTH!r} is the backbone itself and none was given; add -m BACKBONE")
+    backbone, _ = _model(name or str(wanted.backbone and wanted.backbone.name), None, "auto", wanted)
+    return LLM2VecTeacher(Bidirectional(backbone), f"{BOTH}:{backbone.name}", wanted.config)
+
+
+def _load_own(folder: Path, wanted: Wanted) -> LLM2VecTeacher | None:
+    about = read_about(folder)
+    if "teacher" in about:
+        return None  # whitening over another teacher
+    base, chain = about["backbone"], [folder / "adapter"] if about.get("adapter", True) else []
+    model, is_shared = _model(base["name"], base["revision"], base["dtype"], wanted)
+    same_backbone(model, base["name"], load_file(folder / GOLDEN)["backbone_sample"])
+    reader = _with_adapters(Bidirectional(model), chain, merge=not is_shared)
+    return LLM2VecTeacher(reader, wanted.name, wanted.config, chain)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The contents of a folder's teacher.json; InputError if it is of a newer format."""
     about = read_json(folder / CONFIG)
     if about.get("format") != "foresay-teacher" or about["format_version"] > FORMAT:
         raise InputError(
             f"{folder / CONFIG} is of a newer format than foresay {__version__} reads; pip install -U foresay"
         )
-    base = about["backbone"]
-    chain = [folder / "adapter"]
-    model, is_shared = _model(base["name"], base["revision"], base["dtype"], backbone, device)
-    same_backbone(model, base["name"], load_file(folder / GOLDEN)["backbone_sample"])
-    reader = _with_adapters(Bidirectional(model), chain, merge=not is_shared)
-    return LLM2VecTeacher(reader, name, config, chain)
+    return about
 
 
-def _load_published(
-    name: str, folder: Path, backbone: Backbone | None, device: str, config: TeachConfig | None
-) -> LLM2VecTeacher:
-    chain, base = _chain(name, folder)
-    model, is_shared = _model(base, None, "auto", backbone, device)
+def _load_published(folder: Path, wanted: Wanted) -> LLM2VecTeacher:
+    chain, base = _chain(wanted.name, folder)
+    model, is_shared = _model(base, None, "auto", wanted)
     reader = _with_adapters(Bidirectional(model, *_frame(model)), chain, merge=not is_shared)
-    return LLM2VecTeacher(reader, name, config, chain)
+    return LLM2VecTeacher(reader, wanted.name, wanted.config, chain)
 
 
-def _model(
-    name: str, revision: str | None, dtype: str, backbone: Backbone | None, device: str
-) -> tuple[Backbone, bool]:
+def _model(name: str, revision: str | None, dtype: str, wanted: Wanted) -> tuple[Backbone, bool]:
     """The backbone called `name`, and whether it is the one that is given."""
-    if backbone is not None and backbone.name == name:
-        return backbone, True
-    return Backbone.load(name, revision=revision, device=device, dtype=dtype), False
+    if wanted.backbone is not None and wanted.backbone.name == name:
+        return wanted.backbone, True
+    return Backbone.load(name, revision=revision, device=wanted.device, dtype=dtype), False
+
+
+def _apart(teacher: LLM2VecTeacher) -> Bidirectional | None:
+    """The same reader over weights of its own, with its adapters in them."""
+    backbone = teacher.reader.backbone
+    wanted = Wanted(teacher.name, None, str(backbone.device), TeachConfig(max_tokens=teacher.max_tokens))
+    if not teacher.adapters:
+        return teacher.reader  # nothing to merge
+    found = open_llm2vec(wanted)
+    return None if found is None else found.reader
 
 
 def _frame(backbone: Backbone) -> tuple[list[int], list[int]]:
@@ -225,12 +269,14 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
         reader: backbone and adapter.
         record: how it was made.
     """
+    from .layout import write_both_directions  # the exporter's libraries
+
     backbone = reader.backbone
     (folder / CONFIG).unlink(missing_ok=True)
     reader.save_adapter(folder / "adapter", backbone.address, backbone.revision)
     save_file({"backbone_sample": backbone.sample()}, folder / GOLDEN)
     longest = min(TeachConfig().max_tokens + len(backbone.leading_ids), backbone.max_positions)
-    write_layout(folder, backbone, longest)
+    write_both_directions(folder, backbone, longest)
     about = {
         "format": "foresay-teacher",
         "format_version": FORMAT,
@@ -244,43 +290,3 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
     }
     write_card(folder, about)
     write_json(folder / CONFIG, about)
-
-
-def write_layout(folder: Path, backbone: Backbone, max_tokens: int, turn: Iterable[torch.nn.Module] = ()) -> None:
-    """Writes what plain sentence-transformers needs to read in both directions, but for the adapter, in `adapter/`.
-
-    Args:
-        folder: to write into.
-        backbone: the language model, which the adapter names.
-        max_tokens: longest text, a leading token included.
-        turn: modules between states and mean.
-    """
-    config = copy.deepcopy(backbone.model.config)
-    for part in (config, config.get_text_config()):
-        part.is_causal = False
-    config.to_json_file(folder / "backbone_config.json")
-    transformer = transformer_config(backbone, max_tokens)
-    transformer["config_kwargs"] = {"_configuration_file": "backbone_config.json"}
-    transformer["model_kwargs"]["adapter_kwargs"] = {"subfolder": "adapter"}
-    write_mean(folder, backbone, transformer, turn)
-
-
-def write_mean(
-    folder: Path, backbone: Backbone, transformer: dict[str, Any], turn: Iterable[torch.nn.Module] = ()
-) -> None:
-    """Writes the files of the mean state of a text's tokens; `transformer` says how the library loads the backbone."""
-    write_json(folder / "sentence_bert_config.json", transformer)
-    write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], transformer["max_seq_length"])
-    write_modules(folder, "", [*turn, *_pooling(backbone)])
-    write_library_config(folder, {})
-
-
-def _pooling(backbone: Backbone) -> list[torch.nn.Module]:
-    """The mean over the text's own tokens: where a leading token stands before them, it weighs nothing."""
-    mean = Pooling(backbone.hidden_size, "mean")
-    if not backbone.leading_ids:
-        return [mean]
-    vocab = [""] * backbone.embedding.num_embeddings
-    for token in backbone.leading_ids:
-        vocab[token] = f"leading_{token}"
-    return [WordWeights(vocab, {f"leading_{token}": 0.0 for token in backbone.leading_ids}, 1.0), mean]

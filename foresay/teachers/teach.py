@@ -10,155 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
 
-from ..backbone import Backbone
-from ..batching import Budget, Row, pad, run_by_length
-from ..config import Of, TeachConfig
+from ..config import Of
 from ..data.likeness import SAMPLE, reservoir, warn_of_texts, warn_of_vectors
 from ..data.queries import Progress
 from ..data.responses import Response, stream_responses
 from ..data.targets import Manifest, Targets, TargetsFolder, Vectors
-from ..devices import pick_device
-from ..errors import DataError, InputError
+from ..errors import DataError
+from .base import Teacher
 
-SELF = "self"
 _BLOCK = 4096
 """Responses embedded between two marks of progress on the disk, sorted by length among themselves."""
-
-
-class Teacher(Protocol):
-    """Whatever embeds responses. Two teachers with the same name, revision and pooling give the same vectors."""
-
-    name: str
-    revision: str | None
-    pooling: str
-    dim: int
-    max_tokens: int
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (texts, dim), float32, not normalised."""
-        ...
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, before any is cut to `max_tokens`."""
-        ...
-
-
-class SentenceTransformerTeacher:
-    """Any sentence-transformers model, without its prompts."""
-
-    def __init__(self, name: str, device: str = "auto", config: TeachConfig | None = None) -> None:
-        """Loads the model.
-
-        Args:
-            name: folder or hub id.
-            device: as for `Backbone.load`.
-            config: lengths and batch size.
-
-        Raises:
-            InputError: if there is no such model.
-            DeviceError: if the device does not exist here.
-        """
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Pooling
-
-        config = config or TeachConfig()
-        target = str(pick_device(device))
-        try:
-            self.model = SentenceTransformer(name, device=target)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"cannot load the teacher {name!r}: {reason} (expected a folder or hub id of a sentence-transformers "
-                f"or LLM2Vec model, or the word {SELF} or nano-teacher)"
-            ) from error
-        self.name = name
-        self.revision: str | None = getattr(getattr(self.model[0], "config", None), "_commit_hash", None)
-        pooling = [module.pooling_mode for module in self.model if isinstance(module, Pooling)]
-        self.pooling = str(pooling[0]) if pooling else "its own"
-        self.dim = int(self.model.get_embedding_dimension())
-        self.max_tokens = min(self.model.max_seq_length or config.max_tokens, config.max_tokens)
-        self.model.max_seq_length = self.max_tokens
-        self._batch_size = config.batch_size
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (texts, dim), float32. The empty prompt keeps a model's default prompt away."""
-        vectors = self.model.encode(list(texts), prompt="", batch_size=self._batch_size, show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, those that the tokenizer adds included, since `max_tokens` counts them."""
-        return [len(ids) for ids in self.model.tokenizer(list(texts), truncation=False)["input_ids"]] if texts else []
-
-
-class SelfTeacher:
-    """The backbone itself: the mean of a text's last-layer states, behind the final norm."""
-
-    pooling = "mean"
-
-    def __init__(self, backbone: Backbone, config: TeachConfig | None = None) -> None:
-        """Uses a backbone that is loaded already."""
-        config = config or TeachConfig()
-        self.backbone = backbone
-        self.name, self.revision = f"{SELF}:{backbone.name}", backbone.revision
-        self.dim = backbone.hidden_size
-        self.max_tokens = min(config.max_tokens, backbone.max_positions - len(backbone.leading_ids))
-        self._budget = Budget(config.batch_size * config.max_tokens, backbone.least_tokens, config.batch_size)
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (texts, dim), float32, the longest texts computed first."""
-        rows = [row[: self.max_tokens] for row in self.backbone.tokenize(texts)]
-        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        run_by_length(rows, self._mean, [torch.from_numpy(vectors)], self._budget)
-        return vectors
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
-        return [len(row) for row in self.backbone.tokenize(texts)]
-
-    @torch.no_grad()
-    def _mean(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Mean state of each row, (rows, hidden) float32.
-
-        The leading token is left out: it carries nothing of the text, and its state is far larger than the others.
-        Padding stands on the right, where no real token sees it.
-        """
-        lead = self.backbone.leading_ids
-        ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device)
-        ids = torch.cat([ids.new_tensor(lead).expand(len(rows), -1), ids], dim=1)
-        states = self.backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, len(lead) :].float()
-        real = torch.arange(states.shape[1], device=states.device)[None] < lengths[:, None]
-        mean: torch.Tensor = (states * real[..., None]).sum(dim=1) / lengths[:, None].clamp(min=1)  # nothing: 0
-        return mean
-
-
-def load_teacher(
-    name: str, backbone: Backbone | None = None, device: str = "auto", config: TeachConfig | None = None
-) -> Teacher:
-    """The teacher called `name`: `self`, the backbone; an LLM2Vec teacher; or any sentence-transformers model.
-
-    An LLM2Vec teacher is a folder that `foresay teacher` made, a published LLM2Vec model by folder or hub id, or
-    the word `nano-teacher`. One of the very backbone that is given shares its weights.
-
-    Raises:
-        InputError: if it is `self` and there is no backbone, or if there is no such model.
-        BackboneError: if an LLM2Vec teacher's backbone cannot be loaded, or is another one than it was made of.
-    """
-    if name.partition(":")[0] != SELF:
-        from .llm2vec import NANO_TEACHER, load  # brings in peft, which the other teachers do without
-
-        if name != NANO_TEACHER and Path(name).is_dir():
-            name = str(Path(name).resolve())  # manifests and checkpoints find it again from anywhere
-        return load(name, backbone, device, config) or SentenceTransformerTeacher(name, device, config)
-    if backbone is None:
-        raise InputError(f"the teacher {SELF!r} is the backbone itself and none was given; add -m BACKBONE")
-    if name not in (SELF, f"{SELF}:{backbone.name}"):  # the longer name is what a manifest records
-        raise InputError(f"the teacher {name!r} is another backbone than the one given, {backbone.name}")
-    return SelfTeacher(backbone, config)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ In: a folder that `save` wrote. Out: further files in it, and a record that says
     a checkpoint that embeds its documents itself     one model, in the folder itself (queries.py)
     one whose documents a teacher embeds              modules.json, router_config.json    a Router between two folders:
                                                       query/                              what queries.py writes
-                                                      document/                           the teacher (documents.py)
+                                                      document/                           the teacher (`Teacher.export`)
 
 Careful: the checkpoint is whole before and after, and at any moment between: the record lists the new files before they
 appear, and says that they work when they are all there.
@@ -16,16 +16,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from sentence_transformers.base.modules import Router
+from torch import Tensor
 
 from ...encoder import Encoder
 from ...errors import CheckpointError
 from ...files import sync, write_json
+from ...teachers.base import LinearMap
 from ..card import write_card
 from ..folder import drafting, remove, settle
 from ..load import COPY, DOCUMENT, QUERY
 from ..record import Exported, Record
-from .documents import write_teacher
 from .layout import write_library_config
 from .queries import write_backbone, write_queries
 
@@ -103,7 +105,7 @@ def _write(draft: Path, encoder: Encoder, whole: bool) -> tuple[Exported, bool, 
     written = False
     if plain or whole:
         rotation = None if encoder.document_teacher.turned else encoder.model.rotation
-        written = write_teacher(draft / DOCUMENT, encoder.load_document_teacher(), rotation, whole=whole)
+        written = encoder.load_document_teacher().export(draft / DOCUMENT, _turn(rotation), whole=whole)
         if not written:
             name = encoder.document_teacher.name
             logger.warning("%s does not go into the folder; plain sentence-transformers embeds queries alone", name)
@@ -139,3 +141,11 @@ def _write_router(folder: Path, routes: list[str], prompts: dict[str, str]) -> N
     entry = {"idx": 0, "name": "0", "path": "", "type": f"{Router.__module__}.{Router.__name__}"}
     write_json(folder / "modules.json", [entry])
     write_library_config(folder, prompts)
+
+
+def _turn(rotation: Tensor | None) -> LinearMap | None:
+    """What turns a teacher's vectors into the embedding's axes."""
+    if rotation is None:
+        return None
+    weight = np.ascontiguousarray(rotation.detach().cpu().numpy().T)
+    return LinearMap(weight, np.zeros(len(weight), np.float32))
