@@ -43,10 +43,13 @@ _HOMES = {
     "ServeConfig": "serving.config",
     "Targets": "data.targets",
     "TeachConfig": "config",
+    "Teacher": "teachers.base",
     "TeacherConfig": "config",
     "TrainConfig": "config",
+    "WhitenConfig": "config",
     "as_sentence_transformer": "integrations.sentence_transformers",
     "bundle": "checkpoints.bundle",
+    "closed_form_teacher": "teachers.whiten",
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
     "explain": "reading.explain",
@@ -58,6 +61,7 @@ _HOMES = {
     "look": "data.look",
     "make_teacher": "teachers.make",
     "merge": "data.merge",
+    "whiten_index": "teachers.whiten",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
     "report": "reading.report",
@@ -66,6 +70,8 @@ _HOMES = {
     "teach": "teachers.teach",
     "train": "training.train",
     "verify": "checkpoints.verify",
+    "verify_teacher": "teachers.whiten",
+    "whiten": "teachers.whiten",
 }
 
 if TYPE_CHECKING:
@@ -85,6 +91,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig as TrainConfig
     from .data.look import look as look
     from .data.merge import merge as merge
+    from .config import WhitenConfig as WhitenConfig
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.responses import read_responses as read_responses
@@ -102,9 +109,14 @@ if TYPE_CHECKING:
     from .reading.report import report as report
     from .serving.config import ServeConfig as ServeConfig
     from .serving.serve import serve as serve
+    from .teachers.base import Teacher as Teacher
     from .teachers.load import load_teacher as load_teacher
     from .teachers.make import make_teacher as make_teacher
     from .teachers.teach import teach as teach
+    from .teachers.whiten import closed_form_teacher as closed_form_teacher
+    from .teachers.whiten import verify_teacher as verify_teacher
+    from .teachers.whiten import whiten as whiten
+    from .teachers.whiten import whiten_index as whiten_index
     from .training.fit import fit as fit
     from .training.train import train as train
 

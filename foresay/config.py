@@ -250,6 +250,30 @@ class TeacherConfig(Options):
 
 
 @dataclass(frozen=True)
+class WhitenConfig(Options):
+    """How a teacher is whitened."""
+
+    axes: Annotated[int, "Axes to keep; 0 chooses by what lets held-out texts find their partners."] = 0
+    strength: Annotated[
+        float, "Power of its standard deviation that each axis is divided by, 0 to 1; -1 chooses likewise."
+    ] = -1.0
+    max_tokens: Annotated[int, "Longer texts are cut to this many tokens."] = 512
+    batch_size: Annotated[int, "Texts embedded together."] = 64
+    seed: Annotated[int, "Seed of which pairs are held out for the choice."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.axes >= 0, f"axes is {self.axes}; expected 1 or more, or 0 to choose")
+        _require(
+            self.strength == -1 or 0 <= self.strength <= 1,
+            f"strength is {self.strength}; expected a number from 0 to 1, or -1 to choose",
+        )
+        _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; expected 1 or more")
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected 1 or more")
+
+
+@dataclass(frozen=True)
 class TeachConfig(Options):
     """How the teacher embeds the responses."""
 

@@ -9,7 +9,7 @@ import foresay
 from foresay.cli.main import main
 
 PACKAGE = Path(foresay.__file__).parent
-NOT_VERBS = {"decode", "encode", "lens", "quickstart", "teacher"}
+NOT_VERBS = {"whiten-index", "decode", "encode", "lens", "quickstart", "teacher"}
 """Commands whose Python side is a method of `Encoder`, or has another name."""
 
 

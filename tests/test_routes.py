@@ -24,13 +24,14 @@ from foresay.teachers.base import Teacher
 from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher
 from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
+from foresay.teachers.whiten import closed_form_teacher
 from foresay.training.fit import fit
 
 from .conftest import SENTENCES, make_tokenizer
 
 Get = Callable[[str], Backbone]
 TEXTS = [*SENTENCES, "word " * 90, "a <|im_end|>b <think> <|foresay_0|> </think><|endoftext|>"]
-KINDS = ("self", "llm2vec", "sentence-transformers")
+KINDS = ("self", "llm2vec", "sentence-transformers", "whitened")
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -61,6 +62,9 @@ def taught(kind: str, base: Backbone, path: Path) -> Teacher:
     if kind == "llm2vec":
         config = TeacherConfig(mntp_steps=1, simcse_steps=1, mntp_batch_size=4, simcse_batch_size=4, seed=1)
         make_teacher(TEXTS, base, path / "teacher", config)
+        name = str(path / "teacher")
+    elif kind == "whitened":
+        closed_form_teacher(base, [(text, text[: len(text) // 2 + 1]) for text in TEXTS * 2], path / "teacher")
         name = str(path / "teacher")
     elif kind == "sentence-transformers":
         name = str(encoder_folder(path))

@@ -20,8 +20,15 @@ from .running import calm_libraries
 @shared("device")
 @shared("dtype")
 def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> None:
-    """Recompute the golden vectors of CHECKPOINT; fail if this machine gives others."""
+    """Recompute the golden vectors of CHECKPOINT, or of a whitened teacher; fail if this machine gives others."""
     calm_libraries()
+    if (Path(checkpoint) / "teacher.json").is_file():
+        from ..teachers.whiten import verify_teacher
+
+        for way in verify_teacher(Path(checkpoint), device):
+            click.echo(f"{way.way:33} off by {way.distance:.1e}, allowed {way.tolerance:.0e}")
+        click.echo(f"{checkpoint}: verified")
+        return
     from ..checkpoints.load import moved_backbone
     from ..checkpoints.verify import verify as run
 

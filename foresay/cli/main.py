@@ -24,6 +24,7 @@ from . import (
     teachers,
     training,
 )
+from . import checkpoints, embedding, evaluation, quickstart, reading, responses, teachers, training, whitening
 from .options import Group, verbose
 
 
@@ -49,6 +50,8 @@ for command in (
     looking.look,
     looking.merge,
     teachers.teacher,
+    whitening.whiten,
+    whitening.whiten_index,
     teachers.teach,
     training.fit,
     training.train,

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from ..config import TeachConfig, TeacherConfig
+from ..config import TeachConfig, TeacherConfig, WhitenConfig
 from ..errors import DataError
 from ..files import check_output
 from .options import Command, build, options, shared
 from .running import calm_libraries, on_bar, progress_bar
+from .whitening import read_pairs, report
 
 
 @click.command(
@@ -24,6 +25,7 @@ from .running import calm_libraries, on_bar, progress_bar
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
 @shared("column")
 @shared("split")
+@click.option("--closed-form", is_flag=True, help="Train nothing: read in both directions, and whiten. Seconds.")
 @shared("revision")
 @shared("device")
 @options(TeacherConfig)
@@ -33,6 +35,7 @@ def teacher(
     output: Path,
     column: str | None,
     split: str,
+    closed_form: bool,
     revision: str | None,
     device: str,
     **values: Any,  # noqa: ANN401
@@ -48,6 +51,13 @@ def teacher(
     from ..teachers.make import make_teacher
     from ..training.stopping import Stopped
 
+    if closed_form:
+        from ..teachers.whiten import closed_form_teacher
+
+        model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+        whitening = WhitenConfig(seed=config.seed)
+        report(output, closed_form_teacher(model, read_pairs(texts, column, split), output, whitening)[1])
+        return
     rows = list(read_queries(texts, column=column, split=split))
     good = [row.text for row in rows if isinstance(row, Query)]
     if len(good) < len(rows):

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,6 +79,14 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """Tells two teachers apart, also where a folder holds another model than it did."""
         return digest(self.name, str(self.revision), self.pooling, str(self.max_tokens), sample(self.weights()))
+
+    def source(self) -> dict[str, Any]:
+        """What finds it again, for the `teacher.json` of a folder that builds on it."""
+        return {"teacher": {"name": self.name, "revision": self.revision}}
+
+    def golden(self) -> dict[str, Tensor]:
+        """What tells another backbone under the same name, for such a folder."""
+        return {}
 
     def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
         """Writes a folder that plain sentence-transformers opens as this teacher.

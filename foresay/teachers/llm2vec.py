@@ -39,7 +39,7 @@ BOTH = "both-directions"
 """The word for a backbone that nothing trained to read in both directions."""
 NANO_TEACHER = "nano-teacher"
 NANO_TEACHER_FOLDER = Path(__file__).parents[1] / "packaged" / "nano_teacher"
-FORMAT = 1
+FORMAT = 2
 _PUBLISHED_STAGES = ("-unsup-simcse", "-supervised")
 """Ends of published names whose adapter stands on the one of the name without it: `X-mntp-unsup-simcse` on `X-mntp`."""
 _INST = ("[INST]", "[/INST]")  # the spaces inside are their tokenizers' own
@@ -91,7 +91,20 @@ class LLM2VecTeacher(Teacher):
 
     def weights(self) -> Iterable[Tensor]:
         """The backbone's; the revision stands for the adapters."""
-        return self.reader.backbone.model.parameters()
+        parameters: Iterable[Tensor] = self.reader.backbone.model.parameters()
+        return parameters
+
+    def source(self) -> dict[str, Any]:
+        """Backbone and adapter, which a folder that builds on it holds too; by name where it cannot."""
+        reader = self.reader
+        backbone = reader.backbone
+        if reader.before != backbone.leading_ids or reader.behind or len(self.adapters) > 1:
+            return super().source()
+        return {"backbone": backbone_record(backbone), "adapter": bool(self.adapters)}
+
+    def golden(self) -> dict[str, Tensor]:
+        """A sample of the backbone's weights."""
+        return {"backbone_sample": self.reader.backbone.sample()}
 
     def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
         """The backbone and one adapter by name, or both merged.
@@ -258,6 +271,12 @@ def fingerprint(chain: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def backbone_record(backbone: Backbone) -> dict[str, Any]:
+    """What finds a backbone again."""
+    name = backbone.address if Path(backbone.name).is_dir() else backbone.name
+    return {"name": name, "revision": backbone.revision, "dtype": backbone.dtype_name}
+
+
 # -- saving ----------------------------------------------------------------------------------------------
 
 
@@ -281,11 +300,7 @@ def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
         "format": "foresay-teacher",
         "format_version": FORMAT,
         "foresay_version": __version__,
-        "backbone": {
-            "name": backbone.name,
-            "revision": backbone.revision,
-            "dtype": backbone.dtype_name,
-        },
+        "backbone": backbone_record(backbone),
         "training": record,
     }
     write_card(folder, about)

@@ -29,7 +29,7 @@ def load_teacher(
         InputError: if it is `self` and there is no backbone, or if there is no such model.
         BackboneError: if a teacher's backbone cannot be loaded, or is another one than it was made of.
     """
-    from . import llm2vec, pooled, sentence_transformers  # noqa: F401 - each registers its kind; they bring in PEFT
+    from . import llm2vec, pooled, sentence_transformers, whitened  # noqa: F401 - each registers its kind; they bring in PEFT
 
     if name != llm2vec.NANO_TEACHER and Path(name).is_dir():
         name = str(Path(name).resolve())  # manifests and checkpoints find it again from anywhere

@@ -1,0 +1,114 @@
+"""Whiten a teacher, and the index that it made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..config import WhitenConfig
+from .options import Command, build, options, shared
+from .running import calm_libraries
+
+if TYPE_CHECKING:
+    from ..teachers.whitening import Choice
+
+
+@click.command(
+    cls=Command,
+    short_help="Whiten a teacher: find more, train nothing.",
+    example="""
+    foresay whiten sentence-transformers/all-MiniLM-L6-v2 responses.jsonl -o my-teacher
+    """,
+)
+@click.argument("teacher")
+@click.argument("texts")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
+@click.option("-m", "--backbone", help="The language model, for the teacher called self or both-directions.")
+@shared("column")
+@shared("split")
+@shared("device")
+@options(WhitenConfig)
+def whiten(
+    teacher: str,
+    texts: str,
+    output: Path,
+    backbone: str | None,
+    column: str | None,
+    split: str,
+    device: str,
+    **values: Any,  # noqa: ANN401
+) -> None:
+    """Whiten TEACHER by the vectors of TEXTS: one linear map, chosen without labels.
+
+    TEXTS is what respond wrote, whose queries and responses are pairs; or plain texts, whose halves are.
+    """
+    config = build(WhitenConfig, values)
+    calm_libraries()
+    from ..backbone import Backbone
+    from ..config import TeachConfig
+    from ..teachers.load import load_teacher
+    from ..teachers.whiten import whiten as run
+
+    model = Backbone.load(backbone, device=device) if backbone else None
+    lengths = TeachConfig(max_tokens=config.max_tokens, batch_size=config.batch_size)
+    made, choice = run(load_teacher(teacher, model, device, lengths), read_pairs(texts, column, split), output, config)
+    report(output, choice)
+
+
+def read_pairs(source: str, column: str | None, split: str) -> list[str] | list[tuple[str, str]]:
+    """Queries with their responses, if a file holds both; else plain texts."""
+    from ..data.queries import Query, read_queries
+    from ..data.responses import read_responses
+    from ..errors import DataError
+
+    path = Path(source)
+    if path.is_file() and path.suffix == ".jsonl" and column is None:
+        try:
+            return [(row.query, row.response) for row in read_responses(path)]
+        except DataError:
+            pass  # no responses: a file of texts
+    rows = list(read_queries(source, column=column, split=split))
+    good = [row.text for row in rows if isinstance(row, Query)]
+    if len(good) < len(rows):
+        click.echo(f"{source}: {len(rows) - len(good)} rows hold no text and are left out", err=True)
+    return good
+
+
+def report(output: Path, choice: "Choice") -> None:
+    """What was made, and what it was chosen by."""
+    click.echo(
+        f"{output}: {choice.axes} axes, strength {choice.strength:g}; held-out texts find their partners with a mean "
+        f"reciprocal rank of {choice.found:.3f}, {choice.before:.3f} before"
+    )
+
+
+@click.command(
+    cls=Command,
+    short_help="Whiten an index without embedding it again.",
+    example="""
+    foresay whiten-index my-teacher documents.npy -o whitened.npy
+    """,
+)
+@click.argument("teacher")
+@click.argument("index", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File of vectors to write.")
+@click.option("-m", "--backbone", help="The language model, where the teacher below is it.")
+@shared("device")
+def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, device: str) -> None:
+    """Map INDEX, vectors (.npy) that the teacher below a whitened TEACHER made, into the whitened space."""
+    calm_libraries()
+    import numpy as np
+
+    from ..backbone import Backbone
+    from ..errors import DataError
+    from ..teachers.load import load_teacher
+    from ..teachers.whiten import whiten_index as run
+
+    try:
+        vectors = np.load(index, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{index} is no array of numpy ({error}); expected vectors (texts, width) in a .npy") from error
+    model = Backbone.load(backbone, device=device) if backbone else None
+    mapped = run(load_teacher(teacher, model, device), vectors)
+    np.save(output, mapped)
+    click.echo(f"{output}: {len(mapped)} vectors of width {mapped.shape[1]}")

@@ -1,0 +1,192 @@
+"""Whitening: the map is what it says, its choice needs no labels, and a folder gives the same vectors everywhere."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sentence_transformers import SentenceTransformer
+
+from foresay.backbone import Backbone
+from foresay.cli.main import main
+from foresay.config import TeachConfig, TeacherConfig, WhitenConfig
+from foresay.errors import BackboneError, InputError, VerifyError
+from foresay.teachers.base import Vectors
+from foresay.teachers.llm2vec import LLM2VecTeacher
+from foresay.teachers.load import load_teacher
+from foresay.teachers.make import make_teacher
+from foresay.teachers.whiten import closed_form_teacher, verify_teacher, whiten, whiten_index
+from foresay.teachers.whitened import WhitenedTeacher
+from foresay.teachers.whitening import FLOOR, Spectrum, Whitening, choose_whitening, finds_partner, halves
+
+from .conftest import SENTENCES
+from .test_routes import encoder_folder
+
+Get = Callable[[str], Backbone]
+PAIRS = [(f"{text} {i}", f"{i} is said of {text}") for i in range(4) for text in SENTENCES]
+
+
+def planted(pairs: int = 200, noise: float = 30.0) -> tuple[Vectors, Vectors]:
+    """Pairs that share ten small numbers, hidden beside two large ones that mean nothing, and far from zero."""
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(pairs, 10))
+    sides = [
+        np.concatenate(
+            [shared + 0.3 * random.normal(size=shared.shape), noise * random.normal(size=(pairs, 2))], axis=1
+        )
+        for _ in range(2)
+    ]
+    return (sides[0] + 100).astype(np.float32), (sides[1] + 100).astype(np.float32)
+
+
+def test_whitened_axes_have_the_variance_that_the_strength_says() -> None:
+    """Against the singular values of the centred vectors."""
+    left, _ = planted()
+    values = np.linalg.svd(left - left.mean(axis=0), compute_uv=False).astype(np.float64) ** 2 / len(left)
+    for strength in (0.0, 0.5, 1.0):
+        white = Spectrum(left).whitening(8, strength)(left).astype(np.float64)
+        expected = values[:8] / (values[:8] + FLOOR * values[0]) ** strength
+        np.testing.assert_allclose(white.T @ white / len(white), np.diag(expected), atol=2e-3 * expected.max())
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
+
+
+def test_as_one_map() -> None:
+    """Weight and bias give what the two steps give, and so does a map behind it."""
+    left, right = planted()
+    whitening, _ = choose_whitening(left, right)
+    one = whitening.as_map()
+    np.testing.assert_allclose(left @ one.weight.T + one.bias, whitening(left), atol=1e-3)
+    turn = Spectrum(right[:, : one.weight.shape[0]]).whitening(3, 0.0).as_map()
+    both = one.then(turn)
+    np.testing.assert_allclose(left @ both.weight.T + both.bias, whitening(left) @ turn.weight.T + turn.bias, atol=1e-2)
+    assert one.then(None) is one
+
+
+def test_the_choice_needs_no_labels() -> None:
+    """Where large numbers mean nothing, whitening is chosen, and finds what they hid."""
+    whitening, choice = choose_whitening(*planted())
+    assert choice.strength >= 0.75 and choice.found > 0.9 and choice.before < 0.3 and choice.pairs == 200
+    assert finds_partner(*(whitening(side) for side in planted())) > 0.9
+    _, quiet = choose_whitening(*planted(noise=0.0))
+    assert quiet.before > 0.9
+    fixed, chosen = choose_whitening(*planted(), axes=5, strength=0.5)
+    assert fixed.matrix.shape == (12, 5) and (chosen.axes, chosen.strength) == (5, 0.5)
+    with pytest.raises(InputError, match="13 axes of vectors that have 12"):
+        choose_whitening(*planted(), axes=13)
+    with pytest.raises(InputError, match="9 pairs"):
+        choose_whitening(*planted(9))
+
+
+def test_finds_partner() -> None:
+    """By hand: the first is nearest to its own, the second after one other; a block's edge changes nothing."""
+    left = np.array([[1.0, 0.0], [1.0, 0.1]], np.float32)
+    right = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    assert finds_partner(left, right) == pytest.approx((1 + 0.5) / 2)
+    many = np.random.default_rng(0).normal(size=(1500, 4)).astype(np.float32)
+    assert finds_partner(many, many) == 1.0
+
+
+def test_halves() -> None:
+    """Between two words; a single word has none."""
+    assert halves(["one two three", "x", "a b"]) == [("one", "two three"), ("a", "b")]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "smollm"])
+def test_closed_form_teacher(backbone: Get, tmp_path: Path, family: str) -> None:
+    """The backbone in both directions, whitened; loaded with and without it, in the plain library, and verified."""
+    base = backbone(family)
+    made, choice = closed_form_teacher(base, PAIRS, tmp_path / "t")
+    assert isinstance(made.inner, LLM2VecTeacher) and not made.inner.adapters
+    assert made.dim == choice.axes == made.embed(["x"]).shape[1]
+    expected = made.whitening(load_teacher("both-directions", base).embed(SENTENCES))
+    shared, own = load_teacher(str(tmp_path / "t"), base), load_teacher(str(tmp_path / "t"), device="cpu")
+    assert isinstance(shared, WhitenedTeacher) and isinstance(shared.inner, LLM2VecTeacher)
+    assert shared.inner.reader.backbone is base
+    assert shared.revision == own.revision == made.revision and shared.fingerprint() == own.fingerprint()
+    for teacher in (made, shared, own):
+        np.testing.assert_allclose(teacher.embed(SENTENCES), expected, atol=1e-4)
+    plain = SentenceTransformer(str(tmp_path / "t"), device="cpu")
+    np.testing.assert_allclose(plain.encode(SENTENCES), expected, atol=2e-3)
+    assert {verdict.way for verdict in verify_teacher(tmp_path / "t", "cpu")} == {"foresay", "sentence-transformers"}
+    assert not (tmp_path / "t" / "model.safetensors").exists()
+    assert "Nothing was trained" in (tmp_path / "t" / "README.md").read_text()
+
+
+def test_on_top_of_a_trained_teacher(backbone: Get, tmp_path: Path) -> None:
+    """The adapter goes along, so the folder below may go; whitened again, the map is made anew, not put on top."""
+    base = backbone("qwen3")
+    config = TeacherConfig(mntp_steps=1, simcse_steps=1, mntp_batch_size=4, simcse_batch_size=4)
+    inner = make_teacher(SENTENCES, base, tmp_path / "below", config)
+    made, _ = whiten(inner, PAIRS, tmp_path / "t")
+    expected = made.whitening(inner.embed(SENTENCES))
+    shutil.rmtree(tmp_path / "below")
+    again = load_teacher(str((tmp_path / "t").rename(tmp_path / "moved")), base)
+    np.testing.assert_allclose(again.embed(SENTENCES), expected, atol=1e-4)
+    twice, _ = whiten(again, PAIRS, tmp_path / "twice")
+    assert isinstance(twice.inner, LLM2VecTeacher)
+    np.testing.assert_allclose(twice.embed(SENTENCES), expected, atol=1e-4)
+
+
+def test_on_top_of_any_model(tmp_path: Path) -> None:
+    """By name; an index of that model is mapped; the plain library gives the same."""
+    inner = load_teacher(str(encoder_folder(tmp_path)), device="cpu", config=TeachConfig(max_tokens=32))
+    made, _ = whiten(inner, PAIRS, tmp_path / "t", WhitenConfig(axes=6, strength=1.0))
+    again = load_teacher(str(tmp_path / "t"), device="cpu", config=TeachConfig(max_tokens=32))
+    expected = made.whitening(inner.embed(SENTENCES))
+    np.testing.assert_allclose(again.embed(SENTENCES), expected, atol=1e-5)
+    np.testing.assert_array_equal(whiten_index(again, inner.embed(SENTENCES)), expected)
+    plain = SentenceTransformer(str(tmp_path / "t"), device="cpu")
+    np.testing.assert_allclose(plain.encode(SENTENCES, prompt=""), expected, atol=1e-3)
+    with pytest.raises(InputError, match=r"shape \(6, 6\); expected \(texts, 24\)"):
+        whiten_index(again, expected)
+    with pytest.raises(InputError, match="is not a whitened teacher"):
+        whiten_index(inner, expected)
+
+
+def test_refused(backbone: Get, tmp_path: Path) -> None:
+    """Another backbone under the same name, a damaged map, and vectors that are not the golden ones."""
+    home = shutil.copytree(backbone("qwen3").name, tmp_path / "backbone")
+    base = Backbone.load(str(home), device="cpu")
+    made, _ = closed_form_teacher(base, PAIRS, tmp_path / "t")
+    Whitening(made.whitening.mean + 1, made.whitening.matrix).save(tmp_path / "t")
+    with pytest.raises(VerifyError, match="foresay is off by"):
+        verify_teacher(tmp_path / "t", "cpu")
+    (tmp_path / "t" / "whitening.safetensors").write_bytes(b"x" * 99)
+    with pytest.raises(InputError, match="is damaged"):
+        load_teacher(str(tmp_path / "t"), base)
+    made.whitening.save(tmp_path / "t")
+    shutil.rmtree(home)
+    shutil.copytree(backbone("llama").name, home)
+    with pytest.raises(BackboneError):
+        load_teacher(str(tmp_path / "t"), device="cpu")
+    with pytest.raises(InputError, match="no golden vectors"):
+        verify_teacher(tmp_path, "cpu")
+
+
+def test_commands(backbone: Get, tmp_path: Path) -> None:
+    """Closed form from responses, whitening from plain texts, an index mapped, a folder verified."""
+    name, run = backbone("qwen3").name, CliRunner().invoke
+    rows = [{"id": str(i), "query": query, "response": response} for i, (query, response) in enumerate(PAIRS)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "texts.txt").write_text("".join(f"{a} {b}\n" for a, b in PAIRS))
+    closed, white = str(tmp_path / "closed"), str(tmp_path / "white")
+    device = ["--device", "cpu"]
+    result = run(main, ["teacher", name, str(tmp_path / "r.jsonl"), "--closed-form", "-o", closed, *device])
+    assert result.exit_code == 0 and "held-out texts find their partners" in result.output, result.output
+    assert json.loads((tmp_path / "closed" / "teacher.json").read_text())["whitening"]["pairs"] == len(PAIRS)
+    options = ["-o", white, "--axes", "5", "--strength", "0.5", *device]
+    result = run(main, ["whiten", closed, str(tmp_path / "texts.txt"), *options])
+    assert result.exit_code == 0 and "5 axes, strength 0.5" in result.output, result.output
+    inner = load_teacher("both-directions", backbone("qwen3")).embed(SENTENCES)
+    np.save(tmp_path / "old.npy", inner)
+    result = run(main, ["whiten-index", white, str(tmp_path / "old.npy"), "-o", str(tmp_path / "new.npy"), *device])
+    assert result.exit_code == 0, result.output
+    expected = load_teacher(white, backbone("qwen3")).embed(SENTENCES)
+    np.testing.assert_allclose(np.load(tmp_path / "new.npy"), expected, atol=1e-4)
+    assert "verified" in run(main, ["verify", white, *device]).output
+    (tmp_path / "bad.npy").write_text("no vectors")
+    result = run(main, ["whiten-index", white, str(tmp_path / "bad.npy"), "-o", str(tmp_path / "x.npy"), *device])
+    assert result.exit_code == 1 and "is no array of numpy" in result.output
