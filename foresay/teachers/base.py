@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -137,10 +137,11 @@ class Wanted:
 
 
 Opener = Callable[[Wanted], Teacher | None]
+Opens = TypeVar("Opens", bound=Opener)
 _KINDS: list[tuple[int, Opener]] = []
 
 
-def kind(order: int = 0) -> Callable[[Opener], Opener]:
+def kind(order: int = 0) -> Callable[[Opens], Opens]:
     """Registers what opens teachers of a kind.
 
     Args:
@@ -148,7 +149,7 @@ def kind(order: int = 0) -> Callable[[Opener], Opener]:
             sentence-transformers takes any name, so it is asked last, at 100.
     """
 
-    def register(opener: Opener) -> Opener:
+    def register(opener: Opens) -> Opens:
         _KINDS.insert(0, (order, opener))
         _KINDS.sort(key=lambda entry: entry[0])
         return opener

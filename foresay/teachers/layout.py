@@ -105,8 +105,8 @@ def write_mean(
     write_json(folder / "sentence_bert_config.json", transformer)
     write_tokenizer(folder, Model(backbone, thought=0, compression=0, dim=1), [], transformer["max_seq_length"])
     modules = list(after)
-    width = modules[-1].out_features if modules else backbone.hidden_size
-    write_modules(folder, "", [*modules, *_pooling(backbone, int(width))])
+    widths = [backbone.hidden_size, *(module.out_features for module in modules if isinstance(module, Dense))]
+    write_modules(folder, "", [*modules, *_pooling(backbone, widths[-1])])
     write_library_config(folder, {})
 
 

@@ -62,7 +62,8 @@ class SelfTeacher(Teacher):
 
     def weights(self) -> Iterable[Tensor]:
         """The backbone's."""
-        return self.backbone.model.parameters()
+        parameters: Iterable[Tensor] = self.backbone.model.parameters()
+        return parameters
 
     def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
         """The backbone by name, or whole, and the mean."""

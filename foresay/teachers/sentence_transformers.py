@@ -67,7 +67,8 @@ class SentenceTransformerTeacher(Teacher):
 
     def weights(self) -> Iterable[Tensor]:
         """The model's."""
-        return self.model.parameters()
+        parameters: Iterable[Tensor] = self.model.parameters()
+        return parameters
 
     def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
         """The model by name, or whole; not one that is an adapter, nor, by name, one that lies deeper in a repository.

@@ -44,7 +44,7 @@ class Whitening:
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """(texts, dim) to (texts, axes). The mean goes first: it is far larger than what tells texts apart."""
-        return (vectors - self.mean) @ self.matrix
+        return ((vectors - self.mean) @ self.matrix).astype(np.float32)
 
     def as_map(self) -> LinearMap:
         """The same as weight and bias."""
