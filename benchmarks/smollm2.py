@@ -22,7 +22,6 @@ import click
 import numpy as np
 import Stemmer
 import torch
-from kept import Array, Kept
 from torch.nn import functional
 
 from foresay.backbone import Backbone
@@ -33,6 +32,7 @@ from foresay.model import Model
 from foresay.teachers.base import Teacher
 from foresay.teachers.load import load_teacher
 from foresay.teachers.whitening import Spectrum, choose_whitening, finds_partner
+from kept import Array, Kept
 
 TOKENS, LONGEST, HELD = 10, 96, 200
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -68,7 +68,7 @@ class Reader:
         return self.taught.read(texts)
 
     def states(self, texts: Sequence[str], part: str) -> Array:
-        """Of the special tokens; `mean` of them, or all `tokens`; or of the `header`'s last token; or of the `prompt`."""
+        """Of the special tokens, their `mean` or all `tokens`; of the `header`'s last token; or of the `prompt`."""
         self.read.fill(texts, self._states, "states")
         width = self.backbone.hidden_size
         if part in ("header", "prompt"):
@@ -205,7 +205,11 @@ def one_seed(data: Data, seed: int, count: int, parts: Iterable[str]) -> dict[st
                     out.setdefault("agreement", {})[one] = agree
         if part == "mean":
             plain_fit = ridge(train[order], answered)
-            add("published target: plain teacher, response alone", {one: plain_fit(test[one]) for one in sets}, lambda v: v)
+            add(
+                "published target: plain teacher, response alone",
+                {one: plain_fit(test[one]) for one in sets},
+                lambda v: v,
+            )
             for one, found in data.hyde.items():
                 only = list(found)
                 answer = unit(whitening(data.written[one]))
@@ -258,6 +262,16 @@ def bm25(task: Task) -> Array:
     return scores
 
 
+HEAD = """# SmolLM2-135M-Instruct: what its embeddings find, without a gradient
+
+{rows} training queries, responses of up to {longest} tokens, ten untrained special tokens after the chat template, one map
+by ridge regression. Teacher: the same model read in both directions, mean pooled over at most {longest} tokens, then
+whitened (axes and strength chosen on held-out pairs of queries and responses). It embeds the documents. nDCG@10 over all
+queries of each set, mean of three seeds; in brackets the 95 % bootstrap interval of the difference to the whitened
+teacher; the gain is over the same. The command is at the head of `benchmarks/smollm2.py`.
+"""
+
+
 @click.command()
 @click.option("--backbone", required=True)
 @click.option("--name", default="smollm2", help="Of the backbone, in the cache.")
@@ -282,7 +296,12 @@ def main(
             written[row["set"]][tasks[row["set"]].queries.index(query)] = row["response"]
     sources = [data / "queries_open", data / "queries_shelf"]
     reader = Reader(Backbone.load(backbone, device="cpu", dtype="bfloat16"), cache, name)
-    everything = Data(reader, with_queries(lines(responses), sources)[:rows], tasks, {one: dict(sorted(w.items())) for one, w in written.items()})
+    everything = Data(
+        reader,
+        with_queries(lines(responses), sources)[:rows],
+        tasks,
+        {one: dict(sorted(w.items())) for one, w in written.items()},
+    )
     parts = ("mean", "tokens", "header", "prompt")
     full = averaged([one_seed(everything, seed, rows, parts) for seed in SEEDS])
     base = full["**teacher on the query, whitened**"]
@@ -299,17 +318,14 @@ def write(
     full["BM25"] = {one: bm25(data.tasks[one]) for one in sets}
     first = [name for name in full if "teacher" in name] + ["BM25"]
     ours = [f"mean, target {share:g}, inference {weight:g}" for share in SHARES[:-1] for weight in SHARES[:-1]]
-    others = [f"{part}, target 0.5, inference {w:g}" for part in ("mean", "tokens", "header", "prompt") for w in (0, 0.5)]
+    others = [
+        f"{part}, target 0.5, inference {w:g}" for part in ("mean", "tokens", "header", "prompt") for w in (0, 0.5)
+    ]
     small = {one: list(found) for one, found in data.hyde.items()}
     cut = {name: {one: full[name][one][small[one]] for one in sets} for name in (first[2], ours[8], ours[9], ours[10])}
     cut |= {name: full[name] for name in ("HyDE", "HyDE + query")}
     lines_ = [
-        "# SmolLM2-135M-Instruct: what its embeddings find, without a gradient\n",
-        f"{rows} training queries, responses of up to {LONGEST} tokens, ten untrained special tokens behind the chat "
-        "template, one map by ridge regression. Teacher: the same model read in both directions, mean pooled over at most "
-        f"{LONGEST} tokens, then whitened (axes and strength chosen on held-out pairs of queries and responses). It embeds "
-        "the documents. nDCG@10 over all queries of each set, mean of three seeds; in brackets the 95 % bootstrap interval "
-        "of the difference to the whitened teacher; the gain is to the same. Command: the head of `benchmarks/smollm2.py`.\n",
+        HEAD.format(rows=rows, longest=LONGEST),
         "## Teachers and floors\n",
         table(full, first, sets, base),
         "\n## The query's own part: share in the target, and share at inference (1 would be the teacher)\n",
@@ -328,7 +344,9 @@ def write(
     for name in ours:
         gain = np.mean([full[name][one].mean() / base[one].mean() - 1 for one in sets])
         lines_.append(f"| {name} | {float(full[name]['criterion'][0]):.3f} | {gain:+.0%} |\n")
-    lines_.append("\n| set | mean cosine of embedding and teacher's query vector | best weight at inference |\n|---|---|---|\n")
+    lines_.append(
+        "\n| set | cosine of embedding and teacher's query vector | best weight at inference |\n|---|---|---|\n"
+    )
     for one in sets:
         best = max(SHARES[:-1], key=lambda w: full[f"mean, target 0.5, inference {w:g}"][one].mean())
         lines_.append(f"| {one} | {full['agreement'][one].mean():.3f} | {best:g} |\n")
