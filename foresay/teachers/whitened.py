@@ -44,6 +44,10 @@ class WhitenedTeacher(Teacher):
         """Vectors (texts, axes), float32."""
         return self.whitening(self.inner.embed(texts))
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """As the teacher below counts them."""
+        return self.inner.count_tokens(texts)
+
     def weights(self) -> Iterable[Tensor]:
         """Those below; the revision stands for the map."""
         return self.inner.weights()
