@@ -266,7 +266,7 @@ def bm25(task: Task) -> Array:
 HEAD = """# SmolLM2-135M-Instruct: what its embeddings find, without a gradient
 
 {rows} training queries, responses of up to {longest} tokens, ten untrained special tokens after the chat template, one
-map by ridge regression. Teacher: the same model read in both directions, mean pooled over at most {longest} tokens, then
+map by ridge regression. Teacher: the same model read in both directions, mean pooled over at most {longest} tokens, and
 whitened (axes and strength chosen on held-out pairs of queries and responses). It embeds the documents. nDCG@10 over
 all queries of each set, mean of three seeds; in brackets the 95 % bootstrap interval of the difference to the
 whitened teacher; the gain is over the same. The command is at the head of `benchmarks/smollm2.py`.

@@ -89,9 +89,9 @@ if TYPE_CHECKING:
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
     from .config import TrainConfig as TrainConfig
+    from .config import WhitenConfig as WhitenConfig
     from .data.look import look as look
     from .data.merge import merge as merge
-    from .config import WhitenConfig as WhitenConfig
     from .data.pairs import Pairs as Pairs
     from .data.queries import read_queries as read_queries
     from .data.responses import read_responses as read_responses

@@ -16,7 +16,7 @@ from foresay.model import Model
 from foresay.reading.attribution import view, without_each, word_places
 from foresay.reading.explain import explain
 from foresay.reading.faithfulness import faithfulness
-from foresay.teachers.teach import SelfTeacher
+from foresay.teachers.pooled import SelfTeacher
 
 from .test_cli import run
 

@@ -19,7 +19,7 @@ from foresay.reading.explain import explain
 from foresay.reading.projection import project
 from foresay.reading.render import clean, page, visible
 from foresay.reading.report import report
-from foresay.teachers.teach import SelfTeacher
+from foresay.teachers.pooled import SelfTeacher
 
 from .conftest import SENTENCES
 from .test_cli import run

@@ -13,7 +13,7 @@ from foresay.checkpoints.save import save
 from foresay.config import LensConfig
 from foresay.encoder import Encoder
 from foresay.reading.lens import lens
-from foresay.teachers.teach import SelfTeacher
+from foresay.teachers.pooled import SelfTeacher
 
 from .conftest import SENTENCES
 from .serving import DOCUMENT_PROMPT, Answer, Running, make_checkpoint, running

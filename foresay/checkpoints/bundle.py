@@ -35,7 +35,7 @@ def bundle(
         overwrite: replace a checkpoint that is in `output`.
 
     Returns:
-        whether it needs nothing outside; a teacher that cannot go along (`export.documents.write_teacher`) is found by
+        whether it needs nothing outside; a teacher that cannot go along (`Teacher.export`) is found by
         its name.
 
     Raises:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..encoder import Encoder
     from ..reading.attribution import View, Word
     from ..reading.explain import Explanation
-    from ..teachers.teach import Teacher
+    from ..teachers.base import Teacher
 
 _TEACHER = click.option("--teacher", help="Whose view to set beside it; by default who embeds the documents.")
 _BACKBONE = click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
@@ -92,7 +92,7 @@ def _pairs_of(query: str | None, document: str | None, pairs: Path | None) -> li
 def _teacher(encoder: "Encoder", name: str | None) -> "Teacher | None":
     if name is None:
         return None
-    from ..teachers.teach import load_teacher
+    from ..teachers.load import load_teacher
 
     return load_teacher(name, encoder.model.backbone, str(encoder.model.backbone.device))
 

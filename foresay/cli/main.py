@@ -23,8 +23,8 @@ from . import (
     serve,
     teachers,
     training,
+    whitening,
 )
-from . import checkpoints, embedding, evaluation, quickstart, reading, responses, teachers, training, whitening
 from .options import Group, verbose
 
 

@@ -16,7 +16,7 @@ from ..errors import InputError
 from .attribution import Embed, View, view
 
 if TYPE_CHECKING:
-    from ..teachers.teach import Teacher
+    from ..teachers.base import Teacher
 
 Pair = tuple[str, str]
 

@@ -19,7 +19,7 @@ from ..encoder import Encoder
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..teachers.teach import Teacher
+    from ..teachers.base import Teacher
 
 
 @dataclass(frozen=True)

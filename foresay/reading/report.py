@@ -26,7 +26,7 @@ from .projection import project
 from .render import page
 
 if TYPE_CHECKING:
-    from ..teachers.teach import Teacher
+    from ..teachers.base import Teacher
 
 _SIDE, _MARGIN = 460, 22
 """Size of a map, and how far its points stay away from its edge."""
