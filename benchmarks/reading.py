@@ -110,7 +110,7 @@ def main(backbone: str, texts: int, tokens: int, rounds: int, output: Path) -> N
     found = f"| explain one pair | {explained} passes | encoding both sides | {encoded} passes | | 1 more a side |\n"
     head = HEAD.format(
         backbone=backbone,
-        dtype=loaded.number_type,
+        dtype=loaded.dtype_name,
         hardware=hardware(),
         rounds=rounds,
         texts=texts,
