@@ -22,7 +22,7 @@ from foresay.config import TrainConfig
 from foresay.model import Model
 from foresay.training.step import gradient
 from timing import Result, hardware, timed
-from workbench import SPECIAL_TOKENS, IdEncoder, Shape, versions
+from workbench import SPECIAL_TOKENS, Shape, encoding, versions
 
 
 def prepare(folder: Path) -> None:
@@ -65,7 +65,7 @@ class Side:
 
     def encode(self, rows: list[list[int]]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Embeddings (rows, dim)."""
-        return IdEncoder(self.model).encode(rows)  # type: ignore[arg-type]
+        return encoding(self.model, rows)()
 
     def decode(self, texts: int, tokens: int) -> Tensor:
         """Ids (texts, tokens), all texts as one batch."""

@@ -1,7 +1,7 @@
 """What the benchmarks share: random models of a shape, rows of a length, a training step, and a place for results.
 
 In: a `Shape`. Out: a `Backbone` or `Model` of random weights whose texts are words `w12 w17 …`, one token each.
-Most rows are token ids already, and `IdEncoder` takes them as texts, because tokenizers are not what is measured.
+Most rows are token ids already, because tokenizers are not what is measured.
 """
 
 import json
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from foresay import __version__
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
-from foresay.encoder import Encoder
+from foresay.encoder import Array, Encoder
 from foresay.model import Model
 from foresay.training.step import gradient
 from timing import Result
@@ -130,18 +129,10 @@ def texts(of_rows: Sequence[Sequence[int]]) -> list[str]:
     return [" ".join(map(word, row)) for row in of_rows]
 
 
-class IdEncoder(Encoder):
-    """An encoder whose texts are token ids already: tokenizers are not what is measured."""
-
-    def _rows(self, texts: Any, *_: object) -> list[list[int]]:  # noqa: ANN401
-        ids: list[list[int]] = texts
-        return ids
-
-
-def encoding(model: Model, texts: list[list[int]]) -> Callable[[], object]:
-    """A function that encodes these rows."""
-    encoder = IdEncoder(model)
-    return lambda: encoder.encode(texts)  # type: ignore[arg-type]
+def encoding(model: Model, rows: list[list[int]]) -> Callable[[], Array]:
+    """A function that encodes rows of token ids, none of them cut: tokenizers are not what is measured."""
+    encoder = Encoder(model, max_tokens=1 << 20)
+    return lambda: encoder.embed_ids(rows).vectors
 
 
 def training(

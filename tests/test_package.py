@@ -9,8 +9,8 @@ import foresay
 from foresay.cli.main import main
 
 PACKAGE = Path(foresay.__file__).parent
-NOT_VERBS = {"whiten-index", "decode", "encode", "lens", "quickstart", "teacher"}
-"""Commands whose Python side is a method of `Encoder`, or has another name."""
+NOT_VERBS = {"whiten-index", "decode", "encode", "lens", "quickstart", "teacher", "index", "search"}
+"""Commands whose Python side is a method of `Encoder` or `Index`, or has another name."""
 
 
 def test_every_public_name_loads_and_is_declared() -> None:

@@ -38,7 +38,9 @@ def test_options_that_are_given_stand(
     """Even one that says what the plain default says."""
     seen: list[TrainConfig] = []
 
-    def note(pairs: object, backbone: Backbone, output: Path, config: TrainConfig, report: object) -> None:
+    def note(
+        pairs: object, backbone: Backbone, output: Path, config: TrainConfig, report: object, *, overwrite: bool
+    ) -> None:
         seen.append(config)
 
     monkeypatch.setattr(train_module, "train", note)

@@ -57,7 +57,7 @@ class SelfTeacher(Teacher):
         ids = torch.cat([ids.new_tensor(lead).expand(len(rows), -1), ids], dim=1)
         states = self.backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, len(lead) :].float()
         real = torch.arange(states.shape[1], device=states.device)[None] < lengths[:, None]
-        mean: Tensor = (states * real[..., None]).sum(dim=1) / lengths[:, None]
+        mean: Tensor = (states * real[..., None]).sum(dim=1) / lengths[:, None].clamp(min=1)  # nothing: 0
         return mean
 
     def weights(self) -> Iterable[Tensor]:
