@@ -13,6 +13,7 @@ folder of what it makes.
     evaluation/    does it find the answer: evaluate
     reading/       what an embedding holds, in words
     serving/       over HTTP: serve
+    retrieval/     an index that knows its model: Index
     integrations/  inside other libraries
 
     backbone.py    the frozen language model and its tokenizer
@@ -33,6 +34,8 @@ _HOMES = {
     "EvaluateConfig": "config",
     "DecodeConfig": "config",
     "FitConfig": "config",
+    "Index": "retrieval.index",
+    "IndexConfig": "config",
     "LatentIndexConfig": "config",
     "LensConfig": "config",
     "ForesayError": "errors",
@@ -82,6 +85,7 @@ if TYPE_CHECKING:
     from .config import DecodeConfig as DecodeConfig
     from .config import EvaluateConfig as EvaluateConfig
     from .config import FitConfig as FitConfig
+    from .config import IndexConfig as IndexConfig
     from .config import LatentIndexConfig as LatentIndexConfig
     from .config import LensConfig as LensConfig
     from .config import ReportConfig as ReportConfig
@@ -107,6 +111,7 @@ if TYPE_CHECKING:
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
     from .reading.report import report as report
+    from .retrieval.index import Index as Index
     from .serving.config import ServeConfig as ServeConfig
     from .serving.serve import serve as serve
     from .teachers.base import Teacher as Teacher

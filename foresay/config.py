@@ -516,3 +516,18 @@ def recipe(name: str, model_type: str) -> dict[str, Any]:
         option: value.get(model_type, value["other"]) if isinstance(value, dict) else value
         for option, value in RECIPES[name].items()
     }
+
+
+@dataclass(frozen=True)
+class IndexConfig(Options):
+    """How an index cuts and embeds its documents."""
+
+    chunk_tokens: Annotated[int, "Longest chunk, in tokens; 0 for as long as whoever embeds documents reads."] = 0
+    overlap: Annotated[int, "Tokens that a chunk repeats of the one before it, at most."] = 0
+    truncate_dim: Annotated[int, "Keep this many numbers of each vector: one of the checkpoint's dims; 0 for all."] = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        for name in ("chunk_tokens", "overlap", "truncate_dim"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")

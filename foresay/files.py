@@ -216,6 +216,26 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file for as long as the block runs; the lock ends with the process, however it ends.
+
+    Raises:
+        DataError: if another process holds it.
+    """
+    with writing(path), path.open("a+b") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"another process is writing {path.parent}; wait for it, or use another place"
+                ) from None
+            except OSError as error:  # some network file systems cannot lock
+                logger.warning("cannot lock %s (%s): make sure that nothing else writes there", path, error)
+        yield
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write instead of `path`, which it replaces in one move; after an error nothing has changed."""
     part = path.with_name(path.name + ".tmp")

@@ -6,7 +6,6 @@ prompt, chosen as mteb chooses it for plain sentence-transformers. Other models 
 read the bare text.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
+from ..checkpoints.fingerprints import encoder_fingerprint
 from ..embedded import Ask
 from ..encoder import Array, Encoder
 from ..prompts import EVALUATION
@@ -56,16 +56,7 @@ def fingerprint(embedder: object) -> str | None:
     if not isinstance(embedder, Encoder):
         given = getattr(embedder, "fingerprint", None)
         return None if given is None else str(given)
-    model, backbone = embedder.model, embedder.model.backbone
-    state = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(model.state_dict().items()):
-        state.update(name.encode())
-        state.update(weight.detach().float().cpu().numpy().tobytes())
-    teacher = embedder.document_teacher
-    tokens = (model.thought, model.compression, model.template, embedder.max_tokens)
-    settings = (backbone.name, backbone.revision, backbone.dtype_name, model.readout, tokens, teacher)
-    state.update(repr(settings).encode())
-    return state.hexdigest()
+    return encoder_fingerprint(embedder)
 
 
 def _document_fingerprint(embedder: object) -> str | None:

@@ -1,0 +1,145 @@
+"""Documents: what they are, and reading them from files.
+
+In: whatever `data.formats` reads. Out: `Document` values, streamed, and a `Reject` in the place of a row that is none.
+Careful: every other column of a row is metadata, so a filter can ask for it; it has to be plain JSON.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.formats import Reject as Reject
+from ..data.formats import printable, rows_of
+from ..data.queries import ID_COLUMNS, problem_of
+from ..data.seen import Seen, content_id
+from ..errors import DataError
+
+TEXT_COLUMNS = ("text", "document", "passage", "contents", "content", "body", "query")
+"""The last is what a line of a .txt file is called."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is found.
+
+    Attributes:
+        id: its own in an index; a second document of the same id replaces the first.
+        text: what is embedded and shown.
+        metadata: plain JSON values by name, to filter by.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Changes when anything of the document does."""
+        parts = (self.id, self.text, json.dumps(self.metadata, sort_keys=True, ensure_ascii=False))
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document that was found.
+
+    Attributes:
+        id: of the document.
+        score: higher is better; cosine, BM25, or the sum of reciprocal ranks, by the search's mode.
+        text: its best chunk.
+        metadata: of the document.
+        start: where that chunk begins in the document, in characters.
+        end: where it ends.
+    """
+
+    id: str
+    score: float
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    start: int = 0
+    end: int = 0
+
+
+def checked(document: Document) -> Document:
+    """The document itself, if an index can hold it.
+
+    Raises:
+        DataError: for an id or text that is empty or no valid Unicode, and for metadata that is not JSON.
+    """
+    problem = problem_of(document.id, "its id") or problem_of(document.text, "its text")
+    if problem is None:
+        try:
+            json.dumps(document.metadata, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            problem = f"its metadata is not plain JSON ({error})"
+    if problem is not None:
+        raise DataError(f"document {document.id!r} cannot be indexed: {problem}; mend it or leave it out")
+    return document
+
+
+def read_documents(
+    source: str | Path, *, column: str | None = None, split: str = "train"
+) -> Iterator[Document | Reject]:
+    """Streams the documents of a file, a folder or a hub data set; memory does not grow with the rows.
+
+    Args:
+        source: what `read_queries` takes.
+        column: where the text is; else the first there is of text, document, passage, contents, content, body.
+        split: of a hub data set.
+
+    Yields:
+        each document, and a `Reject` for each row that cannot be one.
+
+    Raises:
+        DataError: if there is no such file or column, if two documents share an id, or if no row can be used.
+    """
+    first = "it holds no row"
+    with Seen() as seen:
+        for item in _parse(str(source), column, split):
+            if isinstance(item, Reject):
+                first = item.reason if not len(seen) else first
+                yield item
+                continue
+            before, digest = len(seen), item.digest()
+            if seen.setdefault(item.id, digest) != digest:
+                raise DataError(f"{source} has two documents under the id {item.id!r}; give each its own id")
+            if len(seen) > before:
+                yield item
+        if not len(seen):
+            raise DataError(f"{source} has no row that can be used ({first}); expected one document a row")
+
+
+def _parse(source: str, column: str | None, split: str) -> Iterator[Document | Reject]:
+    chosen: str | None = None
+    for item in rows_of(source, split):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        line, row = item
+        chosen = chosen or _choose(list(row), column, source)
+        document = _document(row, chosen)
+        yield Reject(printable(row), document, line) if isinstance(document, str) else document
+
+
+def _document(row: dict[str, Any], column: str) -> Document | str:
+    """The document in a row, or why there is none."""
+    given = next((row[name] for name in ID_COLUMNS if row.get(name) not in (None, "")), None)
+    problem = problem_of(row.get(column), f"column {column!r}")
+    if problem is not None:
+        return problem
+    text = str(row[column])
+    metadata = {name: value for name, value in row.items() if name not in (column, *ID_COLUMNS) and value is not None}
+    try:
+        return checked(Document(content_id(text) if given is None else str(given), text, metadata))
+    except DataError as error:
+        return str(error)
+
+
+def _choose(found: list[str], column: str | None, source: str) -> str:
+    for name in TEXT_COLUMNS if column is None else (column,):
+        if name in found:
+            return name
+    wanted = " or ".join(TEXT_COLUMNS[:-1]) if column is None else repr(column)
+    raise DataError(f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column")

@@ -1,0 +1,244 @@
+"""An index against an exact search in NumPy, and against repeats, other models and bad documents."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from foresay import Encoder, Index, IndexConfig
+from foresay.backbone import Backbone
+from foresay.checkpoints.save import save
+from foresay.cli.main import main
+from foresay.embedded import unit
+from foresay.errors import DataError, InputError
+from foresay.files import locked
+from foresay.model import Model
+from foresay.retrieval.chunks import Chunker
+from foresay.retrieval.documents import Document, Hit, Reject, read_documents
+from foresay.retrieval.ranking import fuse
+from foresay.retrieval.trec import write_run
+
+from .conftest import SENTENCES
+
+Get = Callable[[str], Backbone]
+WORDS = ("measles", "fever", "capital", "river", "cheese", "fox", "crow", "frugal")
+
+
+def make(backbone: Backbone, seed: int = 0, **options: object) -> Encoder:
+    """An encoder whose maps are random."""
+    model = Model(backbone, thought=1, compression=3, dim=12, seed=seed)
+    return Encoder(model, max_tokens=64, **options)  # type: ignore[arg-type]
+
+
+def some(count: int = 40) -> list[Document]:
+    """Documents that differ in words, years and length."""
+    return [
+        Document(f"d{i}", f"{SENTENCES[i % 4]} {WORDS[i % 8]} number{i}", {"year": 1980 + i, "even": i % 2 == 0})
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoder(backbone: Get) -> Encoder:
+    """One for the module."""
+    return make(backbone("qwen3"), prompts={"query": "Q: ", "document": "D: "})
+
+
+def test_dense_hits_are_those_of_an_exact_search(encoder: Encoder, tmp_path: Path) -> None:
+    """Order, scores, texts and metadata."""
+    documents = some()
+    index = Index.create(tmp_path / "index", encoder)
+    assert index.add(documents).new == len(index) == 40
+    query = "What is measles?"
+    cosines = unit(encoder.encode([d.text for d in documents], prompt="D: ")) @ unit(
+        encoder.encode(query, prompt="Q: ")
+    )
+    hits = index.search(query, 5, mode="dense")
+    order = np.argsort(-cosines)[:5]
+    assert [hit.id for hit in hits] == [documents[i].id for i in order]
+    np.testing.assert_allclose([hit.score for hit in hits], cosines[order], atol=1e-5)
+    best = documents[order[0]]
+    assert (hits[0].text, dict(hits[0].metadata), hits[0].end) == (best.text, best.metadata, len(best.text))
+
+
+def test_words_and_filters(encoder: Encoder, tmp_path: Path) -> None:
+    """BM25 finds a literal word, also one added later; a filter holds in every mode; a bad one is refused."""
+    index = Index.create(tmp_path / "index", encoder)
+    index.add(some())
+    assert index.search("number17", mode="words")[0].id == "d17"
+    index.add([Document("new", "a zebra", {"year": 2030})])
+    assert [hit.id for hit in index.search("zebras", mode="words")] == ["new"]
+    for mode in ("dense", "words", "hybrid"):
+        hits = index.search("fever and cheese", 40, mode=mode, where="json_get_int(metadata, 'year') < 1990")
+        assert hits and all(hit.metadata["year"] < 1990 for hit in hits), mode
+    with pytest.raises(InputError, match="filter 'year >>> 3' cannot be used"):
+        index.search("x", where="year >>> 3")
+    with pytest.raises(InputError, match="mode is 'sparse'"):
+        index.search("x", mode="sparse")
+    assert index.search('it\'s "quoted" AND (odd) id:x*~', mode="hybrid")
+
+
+def test_hybrid_is_the_sum_of_reciprocal_ranks(encoder: Encoder, tmp_path: Path) -> None:
+    """Computed by hand from the two rankings."""
+    index = Index.create(tmp_path / "index", encoder)
+    index.add(some())
+    query = "a crow and a river"
+    ranks = [{h.id: r for r, h in enumerate(index.search(query, 40, mode=mode), 1)} for mode in ("dense", "words")]
+    expected = {name: sum(1 / (60 + rank[name]) for rank in ranks if name in rank) for name in ranks[0]}
+    hits = index.search(query, 5)
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected.values(), reverse=True)[:5])
+    assert all(expected[hit.id] == pytest.approx(hit.score) for hit in hits)
+    assert [hit.id for hit in fuse([[Hit("a", 1, ""), Hit("b", 1, "")], [Hit("b", 1, "")]], 2)] == ["b", "a"]
+
+
+def test_upsert_and_delete(encoder: Encoder, tmp_path: Path) -> None:
+    """What is the same is not embedded again; a shorter text leaves no old chunk; ids may hold quotes."""
+    index = Index.create(tmp_path / "index", encoder, IndexConfig(chunk_tokens=20))
+    long = Document("it's", " ".join(SENTENCES * 3))
+    index.add([long, *some(3)])
+    chunks = index._store.count()
+    assert chunks > 4 and len(index) == 4
+    again = index.add([long, *some(3)])
+    assert (again.new, again.changed, again.kept) == (0, 0, 4)
+    changed = index.add([Document("it's", "short"), Document("d0", some(1)[0].text, {"year": 1})])
+    assert (changed.new, changed.changed) == (0, 2)
+    cut = Chunker(encoder, 20)
+    assert len(index) == 4 and index._store.count() == 1 + sum(len(cut(item.text)) for item in some(3))
+    assert index.search("short", mode="words")[0].text == "short"
+    assert index.add([Document("twice", "one"), Document("twice", "two")]).new == 1
+    assert [hit.text for hit in index.search("one two", mode="words")] == ["two"]
+    assert index.delete(["it's", "absent"]) == 1 and len(index) == 4
+
+
+def test_hits_are_documents_not_chunks(encoder: Encoder, tmp_path: Path) -> None:
+    """A document of many chunks is one hit, by its best chunk; places are those in the text."""
+    index = Index.create(tmp_path / "index", encoder, IndexConfig(chunk_tokens=12))
+    long = " ".join(f"{sentence} measles." for sentence in SENTENCES * 20)
+    index.add([Document("long", long), *some(6)])
+    for mode in ("dense", "words", "hybrid"):
+        hits = index.search("measles fever", 7, mode=mode)
+        assert len({hit.id for hit in hits}) == len(hits)
+    assert len(index.search("measles", 7, mode="dense")) == 7
+    (hit,) = [hit for hit in index.search("measles", 7, mode="dense") if hit.id == "long"]
+    assert long[hit.start : hit.end] == hit.text
+
+
+@pytest.mark.parametrize("text", ["word " * 60_000, "x" * 50_000, "\n".join(SENTENCES * 900)])
+def test_chunks_of_very_long_texts(encoder: Encoder, text: str) -> None:
+    """Nothing but white space is lost, places are right, and every chunk fits."""
+    chunker = Chunker(encoder, 40)
+    chunks = chunker(text)
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(text.split())
+    counts = [len(row) for row in encoder.tokenize([chunk.text for chunk in chunks])]
+    assert max(counts) <= 40
+    assert encoder.embed([chunk.text for chunk in chunks[:9]], prompt_name="document").cut == []
+
+
+def test_another_model_is_refused_and_the_same_in_another_place_is_not(
+    backbone: Get, encoder: Encoder, tmp_path: Path
+) -> None:
+    """By vectors where the fingerprint differs: other weights, prompts and widths are refused in words."""
+    Index.create(tmp_path / "index", encoder).add(some(9))
+    with pytest.raises(DataError, match=r"another model .* its weights differ; .* median cosine of -?0\.\d+"):
+        Index.open(tmp_path / "index", make(backbone("qwen3"), seed=1, prompts=encoder.prompts))
+    with pytest.raises(DataError, match="another model .* document was 'D: ' and is now"):
+        Index.open(tmp_path / "index", make(backbone("qwen3"), prompts={"query": "Q: ", "document": "Measles! "}))
+    with pytest.raises(DataError, match="another model .* backbone was"):
+        Index.open(tmp_path / "index", make(backbone("llama"), prompts=encoder.prompts))
+    moved = make(backbone("qwen3"), prompts={"query": "Other: ", "document": "D: "})
+    assert len(Index.open(tmp_path / "index", moved)) == 9
+
+
+def test_bad_documents_and_places(encoder: Encoder, tmp_path: Path) -> None:
+    """One clear line each; what was there stays."""
+    index = Index.create(tmp_path / "index", encoder)
+    index.add(some(3))
+    for bad in (
+        Document("a", " "),
+        Document("", "x"),
+        Document("a", "x", {"n": float("nan")}),
+        Document("a", "\ud800"),
+    ):
+        with pytest.raises(DataError, match="cannot be indexed"):
+            index.add([bad])
+    with locked(tmp_path / "index" / "writing.lock"), pytest.raises(DataError, match="another process is writing"):
+        index.add(some(1))
+    with pytest.raises(DataError, match="is there already"):
+        Index.create(tmp_path / "index", encoder)
+    with pytest.raises(DataError, match="there is no index at"):
+        Index.open(tmp_path / "none", encoder)
+    for options, message in (
+        (IndexConfig(chunk_tokens=999), "chunk_tokens is 999"),
+        (IndexConfig(overlap=99), "overlap"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Index.create(tmp_path / "other", encoder, options)
+    assert not (tmp_path / "other").exists()
+    pointer = tmp_path / "index" / "index.json"
+    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), "format_version": 99}))
+    with pytest.raises(DataError, match="index version 99"):
+        Index.open(tmp_path / "index", encoder)
+
+
+def test_vectors_that_are_not_finite(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused by the document's id, and nothing of the block is written."""
+    index = Index.create(tmp_path / "index", encoder)
+    monkeypatch.setattr(
+        Encoder, "encode_document", lambda self, texts, **_: np.full((len(texts), 12), np.nan, np.float32)
+    )
+    with pytest.raises(DataError, match="not finite for 3 documents .*'d0'"):
+        index.add(some(3))
+    assert len(index) == 0
+
+
+def test_reading_documents(tmp_path: Path) -> None:
+    """Other columns are metadata; a row without text is passed on; two texts under an id are refused."""
+    path = tmp_path / "documents.jsonl"
+    rows = [{"_id": 7, "text": "a", "title": "t", "none": None}, {"id": "b"}, {"text": "c"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second, third = read_documents(path)
+    assert first == Document("7", "a", {"title": "t"})
+    assert isinstance(second, Reject) and second.line == 2 and "missing" in second.reason
+    assert isinstance(third, Document) and len(third.id) == 16
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
+    with pytest.raises(DataError, match="two documents under the id 'a'"):
+        list(read_documents(path))
+
+
+def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """index, again, search as text, JSON and a run file, explain, and errors in one line."""
+    save(tmp_path / "checkpoint", make(Backbone.load(str(folder("qwen3")), device="cpu")))
+    source, queries = tmp_path / "documents.jsonl", tmp_path / "queries.jsonl"
+    source.write_text("".join(json.dumps({"id": d.id, "text": d.text, **d.metadata}) + "\n" for d in some(12)))
+    queries.write_text('{"id": "q1", "query": "number3"}\n{"id": "q2", "query": "number4"}\n')
+
+    def run(*words: object, code: int = 0) -> str:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    place, checkpoint = tmp_path / "index", tmp_path / "checkpoint"
+    assert "12 documents (12 new, 0 replaced, 0 there already)" in run("index", checkpoint, source, "-o", place)
+    assert "12 documents (0 new, 0 replaced, 12 there already)" in run("index", checkpoint, source, "-o", place)
+    assert "give the same options" in run("index", checkpoint, source, "-o", place, "--chunk-tokens", 9, code=1)
+    ask = ("search", place, "-c", checkpoint)
+    first = run(*ask, "number3", "--mode", "words").splitlines()
+    assert first[0].split()[1] == "d3"
+    found = json.loads(run(*ask, "number3", "--json", "--top", 2, "--where", "json_get_int(metadata, 'year') < 1985"))
+    assert [len(found["hits"]), found["hits"][0]["id"]] == [2, "d3"]
+    run(*ask, "-f", queries, "--trec", tmp_path / "run.txt", "--mode", "words")
+    lines = [line.split() for line in (tmp_path / "run.txt").read_text().splitlines()]
+    assert [line[:4] for line in lines] == [["q1", "Q0", "d3", "1"], ["q2", "Q0", "d4", "1"]]
+    explained = run(*ask, "number3", "--explain", "--top", 2)
+    assert "what the model thinks is asked: " in explained and "hits of the checkpoint as documents" in explained
+    assert "error: there is no index at" in run("search", tmp_path / "none", "x", "-c", checkpoint, code=1)
+
+
+def test_run_files_refuse_ids_with_white_space(tmp_path: Path) -> None:
+    """A TREC run has no quoting."""
+    with pytest.raises(InputError, match="'a b' holds white space"):
+        write_run(tmp_path / "run.txt", {"q": [Hit("a b", 1.0, "")]})
