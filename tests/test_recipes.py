@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from foresay.backbone import Backbone
 from foresay.cli.main import main
 from foresay.config import RECIPES, TrainConfig, recipe
 from foresay.data import pairs as pairs_module
@@ -38,8 +37,8 @@ def test_options_that_are_given_stand(
     """Even one that says what the plain default says."""
     seen: list[TrainConfig] = []
 
-    def note(pairs: object, backbone: Backbone, output: Path, config: TrainConfig, report: object) -> None:
-        seen.append(config)
+    def note(*arguments: object, overwrite: bool = False) -> None:
+        seen.extend(argument for argument in arguments if isinstance(argument, TrainConfig))
 
     monkeypatch.setattr(train_module, "train", note)
     monkeypatch.setattr(pairs_module.Pairs, "load", lambda *_: pairs())
