@@ -3,8 +3,8 @@
 In: a backbone. Out: a decoder that reads through the adapter, and the adapter's weights.
 The decoder is a twin, the same classes over the *same tensors*, so the backbone stays as it is: what reads a soft
 prompt and writes the response is the frozen model without the adapter, as in the reference.
-What a reader would get wrong: with an adapter the states of a text depend on what is trained, so the text needs a
-gradient too. `Model.hidden_split` then is `Model.hidden`, at about three times the cost.
+Be careful: with an adapter the states of a text depend on what is trained, so the text needs a gradient too.
+`Model.hidden_split` then is `Model.hidden`, at about three times the cost.
 """
 
 import copy

@@ -230,7 +230,7 @@ class TeacherConfig(Options):
     micro_batch_tokens: Annotated[int, "Most padded tokens in one forward pass: lower it when memory runs out."] = 8192
     save_every: Annotated[int, "Steps between two saves of the state that a killed run resumes from."] = 100
     dtype: Annotated[
-        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+        DType, "Dtype of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
     ] = "auto"
     seed: Annotated[int, "Seed of the initial weights, the order of the texts, the blanks and the dropout."] = 0
     tracker: Annotated[Tracker, "Where the metrics go too, besides training/metrics.jsonl."] = "none"
@@ -323,7 +323,7 @@ class ShapeConfig(Options):
     max_query_tokens: Annotated[int, "Longest input, special tokens included; longer queries are cut."] = 512
     held_out: Annotated[int, "Rows kept out of training for the held-out metrics (a tenth at most)."] = 256
     dtype: Annotated[
-        DType, "Number type of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
+        DType, "Dtype of the frozen backbone (8bit, 4bit: bitsandbytes); trained weights are always float32."
     ] = "auto"
     seed: Annotated[int, "Seed of the initial weights and of the order of the rows."] = 0
 
@@ -462,7 +462,7 @@ class EvaluateConfig(Options):
     limit: Annotated[int, "Measure on so many queries of each task, for a first look; 0 for all."] = 0
     seed: Annotated[int, "Seed of the bootstrap behind the intervals."] = 0
     device: Annotated[str, "cpu, cuda, cuda:1, mps, auto, or spread."] = "auto"
-    dtype: Annotated[DType, "Number type of the backbone; 8bit and 4bit need bitsandbytes."] = "auto"
+    dtype: Annotated[DType, "Dtype of the backbone; 8bit and 4bit need bitsandbytes."] = "auto"
 
     def __post_init__(self) -> None:
         """Checks ranges."""

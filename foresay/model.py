@@ -10,8 +10,8 @@ Attention is causal, which two things here rest on:
 * Nothing trained stands before the special tokens, so the text's states need no gradient. `hidden_split`
   runs the text once without one, keeps its key/value cache, and differentiates only the special tokens.
 
-What a reader would get wrong: `special_tokens` are rows of the embedding matrix, *before* the scale that Gemma
-multiplies its embeddings by; `soft_prompt` is what the first layer receives, *behind* that scale.
+Be careful: `special_tokens` are rows of the embedding matrix, *before* the scale that Gemma multiplies its embeddings
+by; `soft_prompt` is what the first layer receives, *after* that scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -166,8 +166,8 @@ class Model(nn.Module):
             prefix: what `prefill` returned for the tokens that all rows begin with.
 
         Returns:
-            (batch, compression, hidden), behind the final norm, in the backbone's number type; where every layer is
-            read, (batch, layers, compression, hidden), of which the last is behind the final norm.
+            (batch, compression, hidden), after the final norm, in the backbone's dtype; where every layer is
+            read, (batch, layers, compression, hidden), of which the last is after the final norm.
         """
         return self._read(self._one_pass(rows, prefix, layers=self.every_layer))
 
@@ -175,7 +175,7 @@ class Model(nn.Module):
         """States of the compression tokens at every layer; see `hidden` for the arguments.
 
         Returns:
-            (batch, layers + 1, compression, hidden): the input embedding first, the last behind the final norm.
+            (batch, layers + 1, compression, hidden): the input embedding first, the last after the final norm.
         """
         return torch.stack(self._one_pass(rows, prefix, layers=True), dim=1)
 

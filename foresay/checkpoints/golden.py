@@ -22,7 +22,7 @@ GOLDEN_TEXTS = (
     "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
 )
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
-"""Largest relative distance to the golden vectors by number type: what other kernels may differ by; for few bits, what
+"""Largest relative distance to the golden vectors by dtype: what other kernels may differ by; for few bits, what
 the same weights in more bits do (.04 and .29 on the packaged backbone)."""
 
 
@@ -33,7 +33,7 @@ class Verdict:
     Attributes:
         way: what computed them.
         distance: largest distance of a vector to its golden one, relative to that one's length.
-        tolerance: largest distance allowed for the number types involved.
+        tolerance: largest distance allowed for the dtypes involved.
     """
 
     way: str

@@ -169,7 +169,7 @@ def shared(name: str) -> Callable[[F], F]:
             type=click.Choice(DTYPES),
             default="auto",
             show_default=True,
-            help="Number type of the backbone; 8bit and 4bit need bitsandbytes.",
+            help="Dtype of the backbone; 8bit and 4bit need bitsandbytes.",
         ),
         "overwrite": click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is in OUTPUT already."),
         "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),

@@ -47,7 +47,7 @@ _TIDY = 64
 _DEEP = 100
 """Documents of each ranking that are fused, at least."""
 _SAME = 0.995
-"""Least median cosine of stored vectors to those of the same texts embedded again; number types differ by less."""
+"""Least median cosine of stored vectors to those of the same texts embedded again; dtypes differ by less."""
 _SAMPLE = 8
 
 

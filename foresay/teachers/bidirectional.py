@@ -129,7 +129,7 @@ class Bidirectional:
         return self._tuner.unload() if self._tuner else self.model
 
     def narrow(self) -> None:
-        """Brings trained adapters to the backbone's number type, for use beside it.
+        """Brings trained adapters to the backbone's dtype, for use beside it.
 
         In float32 their products and casts took 0.75 of the causal model's time in bfloat16; so they take a fifth.
         """
@@ -178,7 +178,7 @@ class Bidirectional:
     # -- texts to states ---------------------------------------------------------------------------------
 
     def states(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """States of token ids, padded on the right: (rows, longest, hidden), behind the final norm."""
+        """States of token ids, padded on the right: (rows, longest, hidden), after the final norm."""
         ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device)
         real = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
         states: Tensor = self.model(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state

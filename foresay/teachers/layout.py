@@ -45,7 +45,7 @@ __all__ = [
 def linear(after: LinearMap | None, what: str) -> list[nn.Module]:
     """A linear map as a module; `what` it reads is `token_embeddings` before the mean, else `sentence_embedding`.
 
-    Before a mean it gives the same as after it, and is then of the number type of what it reads.
+    Before a mean it gives the same as after it, and is then of the dtype of what it reads.
     """
     if after is None:
         return []

@@ -136,7 +136,7 @@ def _grown(weight: Tensor, rows: int) -> Tensor:
 def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]:
     """From states to the embedding.
 
-    The map comes first: the library casts it to the backbone's number type, and what leaves WordWeights is float32.
+    The map comes first: the library casts it to the backbone's dtype, and what leaves WordWeights is float32.
     It is stored in that type, in half the bytes.
     """
     vocab = [""] * rows
