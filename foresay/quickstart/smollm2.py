@@ -30,8 +30,12 @@ from .show import EXAMPLE, Bars, Row, nearest, refusals, score, table, write_res
 PACKAGED = EXAMPLE / "smollm2_responses.jsonl"
 LIVE = ("What is the capital of Australia?", "Why does bread rise?", "What does frugal mean?")
 SHOWN = ("What are the symptoms of measles?", "Describe the climate of Chad.", "Which word means careful with money?")
-WHITEN = WhitenConfig(max_tokens=96)
-TEACH = TeachConfig(query_weight=0.5, max_tokens=96)
+LONGEST = 48
+"""Tokens of an answer that the teacher reads: half of what the model wrote, and half of the time."""
+PAIRS = 300
+"""Questions with their answers from which the whitening is estimated."""
+WHITEN = WhitenConfig(max_tokens=LONGEST)
+TEACH = TeachConfig(query_weight=0.5, max_tokens=LONGEST)
 FIT = FitConfig(readout="mean", held_out=86, dtype="bfloat16")
 """With a thousand queries the published readout, one map, does best on this model (docs/results.md)."""
 
@@ -74,7 +78,7 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
     console.print(_answers(output / "live.jsonl"))
     console.print(refusals(rows))
     console.print("2  A teacher in closed form: the same model read in both directions, mean pooled, whitened.")
-    teacher = _teacher(backbone, [(row.query, row.response) for row in rows], output / "teacher", device)
+    teacher = _teacher(backbone, [(row.query, row.response) for row in rows[:PAIRS]], output / "teacher", device)
     console.print("3  It embeds answers and questions: the targets are half of each.")
     with bars("teach") as progress:
         teach(responses, teacher, output / "targets", progress, query_weight=TEACH.query_weight)
