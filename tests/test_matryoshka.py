@@ -58,7 +58,7 @@ def test_shortened_embeddings(backbone: Get, tmp_path: Path) -> None:
     short = again.encode_query(TEXTS, truncate_dim=4, normalize_embeddings=True)
     np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, atol=1e-5)
     library = SentenceTransformer(str(tmp_path / "short"), device="cpu", truncate_dim=4)
-    np.testing.assert_allclose(library.encode(TEXTS, normalize_embeddings=True), short, atol=1e-5)
+    np.testing.assert_allclose(library.encode_query(TEXTS, normalize_embeddings=True), short, atol=1e-5)
     with pytest.raises(InputError, match="4, 16, 32, not 5"):
         again.encode(TEXTS, truncate_dim=5)
     with pytest.raises(InputError, match="width 32"):
