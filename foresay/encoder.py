@@ -189,8 +189,8 @@ class Encoder(EncodeMethods):
         """
         if self.query_weight:
             raise InputError(
-                f"the query's own part ({self.query_weight:g}) needs the text for the teacher, and token ids were given; "
-                "give texts, or embed with with_query_weight(0)"
+                f"the query's own part ({self.query_weight:g}) needs the text for the teacher, and token ids were "
+                "given; give texts, or embed with with_query_weight(0)"
             )
         most = self.model.backbone.embedding.num_embeddings
         rows = [list(row) for row in ids]
