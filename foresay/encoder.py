@@ -21,7 +21,7 @@ from .backbone import Backbone, check_texts
 from .checkpoints.load import load
 from .config import DecodeConfig
 from .document_teacher import DocumentSide, DocumentTeacher
-from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of
+from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of, unit
 from .encode_methods import EncodeMethods
 from .errors import InputError
 from .model import Model
@@ -70,6 +70,7 @@ class Encoder(EncodeMethods):
         self.prompts = {"query": "", "document": "", **(prompts or {})}
         self.max_tokens = max_tokens
         self.dims, self.decodes = tuple(dims), decodes
+        self.query_weight = 0.0
         self._documents = DocumentSide(document_teacher, model)
 
     @classmethod
@@ -175,7 +176,8 @@ class Encoder(EncodeMethods):
                 raise InputError(f"documents are embedded by {self.document_teacher.name}, which has no soft prompts")
             made = self._documents.embed(checked, ask)
             return replace(made, vectors=finish(made.vectors, self._lengths, ask))
-        return self._embed_rows(self.model.backbone.tokenize([before + text for text in checked]), ask)
+        ids = self.model.backbone.tokenize([before + text for text in checked])
+        return self._weigh(checked, ids, ask) if self.query_weight else self._embed_rows(ids, ask)
 
     def embed_ids(self, ids: Sequence[Sequence[int]], *, ask: Ask | None = None) -> Embedded:
         """`embed` for texts that are token ids of the backbone's tokenizer already, prompt included.
@@ -185,6 +187,11 @@ class Encoder(EncodeMethods):
         Raises:
             InputError: for an id that no text can hold.
         """
+        if self.query_weight:
+            raise InputError(
+                f"the query's own part ({self.query_weight:g}) needs the text for the teacher, and token ids were "
+                "given; give texts, or embed with with_query_weight(0)"
+            )
         most = self.model.backbone.embedding.num_embeddings
         rows = [list(row) for row in ids]
         for i, row in enumerate(rows):
@@ -216,6 +223,30 @@ class Encoder(EncodeMethods):
         other = copy.copy(self)
         named = None if teacher is None else DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
         other._documents = DocumentSide(named, self.model, teacher)
+        return other
+
+    def with_query_weight(self, weight: float) -> Self:
+        """The same encoder, whose embeddings hold the teacher's own vector of the bare query too.
+
+        An embedding is then `(1 - weight) * e + weight * t`, where `e` is what this checkpoint gives, `t` what its
+        teacher gives, and both have length 1. It costs a second pass; where the teacher is made of the same language
+        model, one copy in memory serves both. A weight of 1 is the teacher itself. Not part of a saved checkpoint.
+
+        Args:
+            weight: from 0, the checkpoint alone, to 1.
+
+        Raises:
+            InputError: for another weight, or if the checkpoint embeds documents itself, without a teacher.
+        """
+        if not 0 <= weight <= 1:
+            raise InputError(f"the weight of the query's own part is {weight}; expected a number from 0 to 1")
+        if weight and self.document_teacher is None:
+            raise InputError(
+                "this checkpoint embeds documents itself, so there is no teacher whose vector of the query could be "
+                "added; hand one in by with_document_teacher"
+            )
+        other = copy.copy(self)
+        other.query_weight = float(weight)
         return other
 
     def share_teacher(self, other: "Encoder") -> None:
@@ -343,6 +374,14 @@ class Encoder(EncodeMethods):
         if soft_prompts.shape != expected or soft_prompts.dtype != np.float32:
             found = f"{soft_prompts.dtype} {soft_prompts.shape}"
             raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
+
+    def _weigh(self, texts: Sequence[str], ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
+        """Embeds, and adds the teacher's vectors of the bare texts; see `with_query_weight`."""
+        whole = replace(ask, truncate_dim=None, normalize=False)
+        made = self._embed_rows(ids, whole)
+        theirs = self._documents.embed(texts, replace(whole, soft_prompts=None)).vectors
+        mixed = (1 - self.query_weight) * unit(made.vectors) + self.query_weight * unit(theirs)
+        return replace(made, vectors=finish(mixed, self._lengths, ask))
 
     def _embed_rows(self, ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
         rows, cut = self._framed(ids, ask)

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from foresay.backbone import Backbone
+from foresay.checkpoints.save import save
 from foresay.config import TeachConfig
 from foresay.embedded import Ask
 from foresay.encoder import Array, Encoder
@@ -211,3 +213,25 @@ def test_two_checkpoints_on_one_backbone(backbone: Get) -> None:
     second.encode(SENTENCES)
     np.testing.assert_array_equal(first.encode(SENTENCES), before)
     assert np.abs(second.encode(SENTENCES) - before).max() > 1e-3
+
+
+def test_the_query_s_own_part(taught: Encoder, encoder: Encoder, tmp_path: Path) -> None:
+    """The weighted sum of two vectors of length 1: the checkpoint's with its prompt, the teacher's of the bare text."""
+    own, theirs = taught.encode_query(SENTENCES), taught.load_document_teacher().embed(SENTENCES)
+    own, theirs = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (own, theirs))
+    for weight in (0.25, 1.0):
+        mixed = taught.with_query_weight(weight)
+        np.testing.assert_allclose(mixed.encode_query(SENTENCES), (1 - weight) * own + weight * theirs, atol=1e-5)
+        np.testing.assert_array_equal(mixed.encode_document(SENTENCES), taught.encode_document(SENTENCES))
+    single = mixed.encode_query("x", normalize_embeddings=True)
+    assert single.shape == (32,) and np.linalg.norm(single) == pytest.approx(1)
+    np.testing.assert_array_equal(taught.with_query_weight(0).encode(SENTENCES), taught.encode(SENTENCES))
+    assert taught.query_weight == 0 and mixed.load_document_teacher() is taught.load_document_teacher()
+    with pytest.raises(InputError, match="weight of the query's own part is 1.5"):
+        taught.with_query_weight(1.5)
+    with pytest.raises(InputError, match="embeds documents itself"):
+        encoder.with_query_weight(0.5)
+    with pytest.raises(InputError, match="token ids were given"):
+        mixed.embed_ids([[5, 6]])
+    with pytest.raises(InputError, match="no part of a checkpoint"):
+        save(tmp_path / "c", mixed)

@@ -25,6 +25,7 @@ def encoder_fingerprint(encoder: Encoder) -> str:
         model.readout,
         tokens,
         encoder.document_teacher,
+        encoder.query_weight,
     )
     state.update(repr(settings).encode())
     return state.hexdigest()
