@@ -47,8 +47,8 @@ Teacher     {output}/teacher/
 What to type next:
   foresay encode   {output}/checkpoint -t 'What does frugal mean?'    an embedding
   foresay evaluate {output}/checkpoint quick --against teacher        the same scores, by mteb
-  foresay quickstart --backbone nano -o nano                          every step live, training and decoding included
-  foresay respond QUERIES -m MODEL -o responses.jsonl                 your own queries, your own language model
+  foresay quickstart --backbone nano -o nano                   every step live, training and decoding included
+  foresay respond QUERIES -m MODEL -o responses.jsonl          your own queries, your own language model
 """
 
 
