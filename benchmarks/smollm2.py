@@ -17,10 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import click
 import numpy as np
-import Stemmer
 import torch
 from torch.nn import functional
 
@@ -248,21 +246,6 @@ def table(rows: dict[str, FIGURES], names: Sequence[str], sets: Sequence[str], b
     return head + "\n".join(body) + "\n"
 
 
-def bm25(task: Task) -> Array:
-    """nDCG@10 of BM25."""
-    options: dict[str, Any] = {"stopwords": "en", "stemmer": Stemmer.Stemmer("english"), "show_progress": False}
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(task.documents, **options), show_progress=False)
-    asked = bm25s.tokenize(task.queries, return_ids=False, **options)
-    similar = np.stack([index.get_scores(words) if words else np.zeros(len(task.documents)) for words in asked])
-    top = np.argsort(-similar, axis=1, kind="stable")[:, :10]
-    discount = 1 / np.log2(np.arange(10) + 2)
-    found = (np.take_along_axis(task.relevance, top, axis=1) * discount).sum(axis=1)
-    ideal = (-np.sort(-task.relevance, axis=1)[:, :10] * discount).sum(axis=1)
-    scores: Array = found / np.where(ideal > 0, ideal, 1)
-    return scores
-
-
 HEAD = """# SmolLM2-135M-Instruct: what its embeddings find, without a gradient
 
 {rows} training queries, responses of up to {longest} tokens, ten untrained special tokens after the chat template, one
@@ -316,8 +299,7 @@ def write(
 ) -> None:
     """The Markdown file."""
     sets, rows = list(data.tasks), max(curve)
-    full["BM25"] = {one: bm25(data.tasks[one]) for one in sets}
-    first = [name for name in full if "teacher" in name] + ["BM25"]
+    first = [name for name in full if "teacher" in name]
     ours = [f"mean, target {share:g}, inference {weight:g}" for share in SHARES[:-1] for weight in SHARES[:-1]]
     others = [f"{part}, target 0.5, inference {w:g}" for part in ("mean", "header", "prompt") for w in (0, 0.5)]
     small = {one: list(found) for one, found in data.hyde.items()}
