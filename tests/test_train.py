@@ -354,7 +354,13 @@ def test_a_stop_out_of_turn_changes_nothing(backbone: Get, tmp_path: Path) -> No
 def test_rates(backbone: Get, tmp_path: Path) -> None:
     """Adam's first step has the size of the rate: tokens may have their own, a map of three parts takes a third."""
     config = small(
-        steps=1, warmup_steps=0, start="random", learning_rate=1e-3, token_learning_rate=1e-2, reconstruct="one"
+        steps=1,
+        warmup_steps=0,
+        start="random",
+        learning_rate=1e-3,
+        token_learning_rate=1e-2,
+        reconstruct="one",
+        alignment="mse",
     )
     start = Model(backbone("qwen3"), thought=0, compression=3, dim=8, readout="tokens")
     encoder = train(pairs(), backbone("qwen3"), tmp_path / "run", config)
@@ -417,3 +423,23 @@ def test_pairs_that_are_all_alike_are_said(backbone: Get, tmp_path: Path, caplog
     caplog.clear()
     train(pairs(), backbone("qwen3"), tmp_path / "g", small(steps=2))
     assert not [record for record in caplog.records if "targets" in record.message]
+
+
+@pytest.mark.parametrize("alignment", ["relative", "cosine"])
+def test_training_does_not_depend_on_the_teachers_scale(backbone: Get, tmp_path: Path, alignment: str) -> None:
+    """Targets a thousandth as long: the same losses step by step, and the same embeddings, a thousandth as long."""
+    whole = pairs()
+    config = small(steps=6, held_out=2, learning_rate=1e-2, clip_norm=0.0, alignment=alignment, select="loss")
+    runs: list[tuple[list[float], np.ndarray]] = []
+    for scale in (1.0, 1e-3):
+        losses: list[float] = []
+
+        def note(event: Event, losses: list[float] = losses) -> None:
+            if isinstance(event, Step):
+                losses.append(event.metrics["loss"])
+
+        scaled = Pairs(whole.queries, whole.responses, whole.targets * np.float32(scale), whole.origin)
+        encoder = train(scaled, backbone("qwen3"), tmp_path / f"{scale}", config, note)
+        runs.append((losses, encoder.encode(QUERIES) / np.float32(scale)))
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-3)
+    np.testing.assert_allclose(runs[1][1], runs[0][1], atol=1e-2 * float(np.abs(runs[0][1]).max()))

@@ -102,10 +102,10 @@ class _Training:
         self.encoder = new_encoder(pairs, backbone, config)
         self.encoder.decodes = config.reconstruction_weight > 0
         self.model = self.encoder.model
+        self.rows, self.held = pairs.split(config)
+        self.variance = variance_of(pairs.targets, self.rows) if config.alignment != "mse" else 1.0
         self.optimizer = Optimizer(dict(self.model.named_parameters()), self._peaks(), config.weight_decay)
         self.schedule = schedule(config)
-        self.rows, self.held = pairs.split(config)
-        self.variance = variance_of(pairs.targets, self.rows) if config.alignment == "relative" else 1.0
         self.objective = in_shares(config, self.variance)
         self.order = row_order(config.seed, len(self.rows))
         self.limit = MicroBatch(config.micro_batch_tokens, self.processes)
@@ -116,12 +116,14 @@ class _Training:
         """Peak learning rates by weight.
 
         Adam moves every weight by as much, so an alignment map that reads ten times the numbers would move its sum
-        ten times as far: its rate is divided by the parts that it reads.
+        ten times as far: its rate is divided by the parts that it reads. And a teacher of unit length has entries of
+        some hundredths, which such steps would throw off: the map's rate goes with the size of the targets.
         """
-        config = self.config
+        config, size = self.config, self.variance**0.5
         peaks = dict.fromkeys((name for name, _ in self.model.named_parameters()), config.learning_rate)
         peaks["special_tokens"] = config.token_learning_rate or config.learning_rate
-        peaks["align.weight"] = config.learning_rate / self.model.parts
+        peaks["align.weight"] = size * config.learning_rate / self.model.parts
+        peaks["align.bias"] = size * config.learning_rate
         return peaks
 
     # -- what the loop asks for --------------------------------------------------------------------------
@@ -150,7 +152,7 @@ class _Training:
         batch = [int(self.rows[next(self.order)]) for _ in range(config.batch_size)]
         queries, responses = self._token_ids(batch)
         losses = gradient(self.model, queries, responses, self._targets(batch), self.objective, self.limit)
-        losses["alignment"] /= self.variance
+        losses["alignment"] /= self._unit()
         share = self.schedule.share(self.step)
         norm = self.optimizer.step(share, config.clip_norm)
         self.step += 1
@@ -183,6 +185,10 @@ class _Training:
         self.processes.from_first(write)
         return step
 
+    def _unit(self) -> float:
+        """What a squared error is a share of; 1 where it is not counted so."""
+        return self.variance if self.config.alignment == "relative" else 1.0
+
     def _badness(self, held: Metrics) -> float:
         """What the best step has the least of: what the embedding misses, or the whole loss."""
         if self.config.select == "loss":
@@ -199,7 +205,7 @@ class _Training:
             return {}
         rows = self.held.tolist()
         losses = losses_of(self.model, *self._token_ids(rows), self._targets(rows), self.objective, self.limit)
-        losses["alignment"] /= self.variance
+        losses["alignment"] /= self._unit()
         near = self.processes.from_first(lambda: target_metrics(self.encoder, self.pairs, self.held))
         return {**{held_out(name): value for name, value in losses.items()}, **near}
 
