@@ -35,7 +35,14 @@ RECORD = Record(
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, documents=None, training=Training(step=3))])
+@pytest.mark.parametrize(
+    "record",
+    [
+        RECORD,
+        replace(RECORD, documents=None, training=Training(step=3)),
+        replace(RECORD, training=Training("refit", before=Training(config={"dims": [4]}, step=3))),
+    ],
+)
 def test_it_comes_back(record: Record, tmp_path: Path) -> None:
     """Tuples are tuples again."""
     record.save(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..sources import is_gguf
-from .record import Record
+from .record import Record, Training
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _SAID = {
@@ -37,11 +37,15 @@ _SHOWN = {
     "swapped": "the same, from the soft prompts of other rows: what the backbone writes anyway",
     "contrast": "contrast of the last batch, nats a row",
 }
+_OF_DECODING = ("reconstruction", "held_out_reconstruction", "swapped")
+"""Metrics that a new alignment map leaves as they were."""
 
 
 def write_card(folder: Path, record: Record) -> None:
     """Writes README.md from the checkpoint's record."""
     plain, training = record.sentence_transformers, record.training
+    first = training.before or training
+    metrics = {name: value for name, value in first.metrics.items() if name in _OF_DECODING} | training.metrics
     name = record.backbone.name
     is_hub_id = "/" in name and not Path(name).is_absolute()
     card = ModelCard.from_template(
@@ -60,7 +64,9 @@ def write_card(folder: Path, record: Record) -> None:
         backbone=Path(name).name,
         tokens=record.thought + record.compression,
         dim=record.dim,
-        how=_HOW[training.method],
+        how=_HOW[first.method],
+        refitted=training.before is not None,
+        by_gradient=first.method != "closed form",
         decodes=record.decodes,
         plain=plain.queries,
         converted=is_gguf(name) and not record.backbone.bundled,
@@ -70,9 +76,7 @@ def write_card(folder: Path, record: Record) -> None:
         teacher=record.documents.name if record.documents else None,
         facts=list(_facts(record).items()),
         step=training.step,
-        metrics=[
-            (f"{training.metrics[shown]:.4g}", what) for shown, what in _SHOWN.items() if shown in training.metrics
-        ],
+        metrics=[(f"{metrics[shown]:.4g}", what) for shown, what in _SHOWN.items() if shown in metrics],
     )
     card.save(folder / "README.md")
 
@@ -94,7 +98,19 @@ def _facts(record: Record) -> dict[str, object]:
         "prompts for tasks of mteb": len(record.prompts) - 2,
         **{f"made from: {key}": value for key, value in training.pairs.items()},
         **{f"training: {key}": value for key, value in training.config.items() if key not in _SAID},
+        **_before(training.before),
         **{f"made with: {key}": value for key, value in record.environment.items()},
+    }
+
+
+def _before(first: Training | None) -> dict[str, object]:
+    """How the special tokens and the reconstruction map were made, where the alignment map was found later."""
+    if first is None:
+        return {}
+    return {
+        **({} if first.step is None else {"special tokens: step": first.step}),
+        **{f"special tokens made from: {key}": value for key, value in first.pairs.items()},
+        **{f"special tokens' training: {key}": value for key, value in first.config.items() if key not in _SAID},
     }
 
 

@@ -88,10 +88,12 @@ def _documents(folder: Path, recorded: DocumentsRecord | None) -> DocumentsRecor
     return DocumentsRecord(str(folder / DOCUMENT), None, recorded.max_tokens, turned=True, bundled=True)
 
 
-def moved_backbone(path: str | Path, name: str, *, device: str = "auto", dtype: str = "auto") -> Backbone:
+def moved_backbone(
+    path: str | Path, name: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> Backbone:
     """A checkpoint's language model from another place than it records; `auto` is the dtype that it records."""
     recorded = Record.load(find(path)).backbone
-    return Backbone.load(name, device=device, dtype=recorded.dtype if dtype == "auto" else dtype)
+    return Backbone.load(name, revision=revision, device=device, dtype=recorded.dtype if dtype == "auto" else dtype)
 
 
 def _load_backbone(folder: Path, recorded: BackboneRecord, device: str, dtype: str) -> Backbone:

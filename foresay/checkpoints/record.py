@@ -18,7 +18,9 @@ from ..errors import CheckpointError
 from ..files import write_json
 
 RECORD, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
-FORMAT = 3
+FORMAT = 4
+_OLDEST = 3
+"""The oldest format that is still read; `_as_now` says what it lacks."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ class Training:
         pairs: what the rows were made from and by.
         step: the step whose weights these are; None without steps.
         metrics: of that step.
+        before: how the checkpoint was made whose special tokens and reconstruction map these are, where only the
+            alignment map was found anew (method `refit`).
     """
 
-    method: Literal["training", "closed form", "conversion"] = "training"
+    method: Literal["training", "closed form", "conversion", "refit"] = "training"
     config: dict[str, Any] = field(default_factory=dict)
     pairs: dict[str, Any] = field(default_factory=dict)
     step: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    before: "Training | None" = None
 
 
 @dataclass(frozen=True)
@@ -162,15 +167,23 @@ class Record:
         if values.pop("format", None) != "foresay":
             raise CheckpointError(f"{path} is not a Foresay checkpoint's: it does not say format: foresay")
         version = values.pop("format_version", None)
-        if version != FORMAT:
+        if not isinstance(version, int) or not _OLDEST <= version <= FORMAT:
             newer = isinstance(version, int) and version > FORMAT
             repair = "pip install -U foresay" if newer else "make it again with the command that made it"
             raise CheckpointError(
                 f"{folder} has format version {version}, this is foresay {__version__}, which reads {FORMAT}: {repair}"
             )
         values.pop("foresay_version", None)
-        record: Self = _typed(cls, values, "", path)
+        record: Self = _typed(cls, _as_now(values, version), "", path)
         return record
+
+
+def _as_now(values: dict[str, Any], version: int) -> dict[str, Any]:
+    """What an older format holds, with what has been added since."""
+    training = values.get("training")
+    if version < 4 and isinstance(training, dict):
+        values = {**values, "training": {**training, "before": None}}
+    return values
 
 
 def _hint(folder: Path) -> str:

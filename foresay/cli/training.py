@@ -2,6 +2,8 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
 from ..files import check_output
-from .options import Command, build, given, options, shared
+from .options import Command, given, options, shared
 from .running import calm_libraries, on_bar, progress_bar
 
 
@@ -18,12 +20,22 @@ from .running import calm_libraries, on_bar, progress_bar
     short_help="Make a checkpoint in closed form: no training, minutes.",
     example="""
     foresay fit responses.jsonl targets -m Qwen/Qwen3-0.6B -o checkpoint
+    foresay fit more.jsonl other-targets --checkpoint checkpoint -o refitted
     """,
 )
 @click.argument("responses", type=click.Path(path_type=Path))
 @click.argument("targets", type=click.Path(path_type=Path))
-@shared("backbone")
+@click.option(
+    "-m",
+    "--backbone",
+    help="The language model: hub id, folder, GGUF file, or the word nano or smollm2. With --checkpoint only where it "
+    "is not where that one says.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
+@click.option(
+    "--checkpoint",
+    help="Keep all of this checkpoint, options included, but its alignment map, which is found anew for TARGETS.",
+)
 @shared("overwrite")
 @shared("revision")
 @shared("device")
@@ -31,8 +43,9 @@ from .running import calm_libraries, on_bar, progress_bar
 def fit(
     responses: Path,
     targets: Path,
-    backbone: str,
+    backbone: str | None,
     output: Path,
+    checkpoint: str | None,
     overwrite: bool,
     revision: str | None,
     device: str,
@@ -42,18 +55,33 @@ def fit(
 
     One forward pass over the queries. The checkpoint embeds like a trained one; what it decodes is fluent and often off
     the subject, which only training mends.
+
+    With --checkpoint, its special tokens, template and reconstruction map stay, so the result decodes as that one does,
+    and embeds in the space of TARGETS: another teacher's, more rows, longer responses.
     """
-    config = build(FitConfig, values)
+    if backbone is None and (checkpoint is None or revision is not None):
+        raise click.UsageError("Missing option '-m' / '--backbone'.", click.get_current_context())
+    chosen = given(values)
+    config = FitConfig(**values)
     check_output(output / "foresay.json")
     calm_libraries()
     from ..backbone import Backbone
+    from ..checkpoints.load import moved_backbone
     from ..data.pairs import Pairs
     from ..training.fit import fit as run
+    from ..training.refit import shape_of
 
+    if checkpoint is not None:
+        config = replace(shape_of(checkpoint), **chosen)
     pairs = Pairs.load(responses, targets)
-    model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
+    model = None
+    if backbone is not None:
+        load = Backbone.load if checkpoint is None else partial(moved_backbone, checkpoint)
+        model = load(backbone, revision=revision, device=device, dtype=config.dtype)
     with progress_bar("fitting") as progress:
-        encoder = run(pairs, model, output, config, on_bar(progress), overwrite=overwrite)
+        encoder = run(
+            pairs, model, output, config, on_bar(progress), overwrite=overwrite, checkpoint=checkpoint, device=device
+        )
     click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
 
 

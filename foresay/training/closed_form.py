@@ -1,7 +1,8 @@
 """The maps in closed form: ridge regression from the special tokens' states to targets, and to soft prompts.
 
 In: an encoder, pairs. Out: the maps, without any gradient, and the penalties that served the held-out rows best. It is
-all there is to `fit`, and where `train` starts (`TrainConfig.start`).
+all there is to `fit`, and where `train` starts (`TrainConfig.start`). Of an encoder that decodes already, the alignment
+map alone.
 Careful: the states are never kept. Their Gram matrix is summed block by block, so memory does
 not grow with the rows, and one factorisation of it serves every penalty. Nor does it grow without bound with the parts
 that are read, tokens or layers: beyond `MOST_FEATURES` numbers, each is first reduced to its principal components.
@@ -19,6 +20,7 @@ from torch.nn import functional
 from ..data.pairs import Pairs
 from ..encoder import Encoder
 from ..model import Model
+from ..readouts import gather
 from .metrics import Read, Report
 from .reconstruction_start import Rarity, Sample, SoftPromptFit, SoftPromptMoments, choose
 
@@ -72,6 +74,8 @@ def closed_form(
     rows: NDArray[np.int64],
     held: NDArray[np.int64],
     report: Report | None = None,
+    *,
+    keep_reconstruct: bool = False,
 ) -> ClosedForm:
     """Fits the maps on `rows` in one pass over their queries, and chooses their penalties on `held`.
 
@@ -82,12 +86,15 @@ def closed_form(
         held: which of them choose; may be empty, then the path's middle penalty is taken, and rows of the fit choose
             the soft prompts.
         report: told after each block how many rows have been read.
+        keep_reconstruct: leave the reconstruction map as it is, and fit the alignment map alone.
     """
     model, total = encoder.model, len(rows) + len(held)
     moments: _Moments | None = None
-    prompts = SoftPromptMoments(model, _rarity(model, pairs, rows)) if model.by_token and encoder.decodes else None
+    both = model.by_token and encoder.decodes and not keep_reconstruct
+    prompts = SoftPromptMoments(model, _rarity(model, pairs, rows)) if both else None
+    features_of = _align_features(model) if keep_reconstruct else model.features
     for start in range(0, len(rows), _BLOCK):
-        block = _read(encoder, pairs, rows[start : start + _BLOCK])
+        block = _read(encoder, pairs, rows[start : start + _BLOCK], features_of)
         if moments is None:
             features = _Features(block.features.reshape(len(block.features), model.parts, -1))
             moments = _Moments(features.width, block.wanted.shape[1], block.features.device)
@@ -100,7 +107,7 @@ def closed_form(
         raise ValueError("there are no rows to fit on")
     solve, path = moments.solver(standardise=features.basis is None), {}
     if len(held):
-        block = _read(encoder, pairs, held)
+        block = _read(encoder, pairs, held, features_of)
         path = {one: _mean_cosine(block.features, features.unfold(*solve(one)), block.wanted) for one in PENALTIES}
         if report:
             report(Read(total, total))
@@ -129,7 +136,14 @@ class _Block:
     sample: Sample
 
 
-def _read(encoder: Encoder, pairs: Pairs, chosen: NDArray[np.int64]) -> _Block:
+def _align_features(model: Model) -> Callable[[Tensor], Tensor]:
+    """What the alignment map reads of states: the soft prompts, where a single reconstruction map stands before it."""
+    if model.every_layer or model.by_token:
+        return model.features
+    return lambda hidden: gather(model.soft_prompt(hidden), model.mixing)
+
+
+def _read(encoder: Encoder, pairs: Pairs, chosen: NDArray[np.int64], features_of: Callable[[Tensor], Tensor]) -> _Block:
     model, backbone = encoder.model, encoder.model.backbone
     texts = [pairs.queries[i] for i in chosen]
     rows, _ = model.rows(texts, encoder.max_tokens)
@@ -138,7 +152,7 @@ def _read(encoder: Encoder, pairs: Pairs, chosen: NDArray[np.int64]) -> _Block:
     states = torch.empty(*shape, dtype=backbone.dtype, device=backbone.device)
 
     def take(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return model.features(hidden), model.last(hidden) if model.by_token else hidden.new_empty(len(hidden), 0)
+        return features_of(hidden), model.last(hidden) if model.by_token else hidden.new_empty(len(hidden), 0)
 
     model.run(rows, take, [features, states])
     wanted = torch.from_numpy(np.array(pairs.targets[chosen], np.float32)).to(backbone.device)
@@ -154,7 +168,7 @@ def start_from(model: Model, found: ClosedForm) -> None:
     token embeddings: a map with small entries would be thrown off by Adam's first steps, which have the same size for
     every entry (held-out cosine .72 to .53 in one step on the nano backbone).
     """
-    alignment, soft_prompt = found.alignment, found.soft_prompt
+    soft_prompt = found.soft_prompt
     if soft_prompt:
         model.reconstruct.weight.copy_(soft_prompt.weight)
         model.reconstruct.bias.copy_(soft_prompt.bias)
@@ -162,6 +176,12 @@ def start_from(model: Model, found: ClosedForm) -> None:
         identity = torch.eye(model.backbone.hidden_size, device=model.backbone.device)
         model.reconstruct.weight.copy_(identity.expand_as(model.reconstruct.weight))
         model.reconstruct.bias.zero_()
+    align_by(model, found.alignment)
+
+
+@torch.no_grad()
+def align_by(model: Model, alignment: Fit) -> None:
+    """Writes a fitted alignment map into a model, and leaves the reconstruction map."""
     if model.every_layer:
         standardise(model, alignment)
         model.align.weight.copy_(alignment.weight)

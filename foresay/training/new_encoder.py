@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..backbone import Backbone
-from ..config import ShapeConfig, TrainConfig
+from ..config import ShapeConfig
 from ..data.pairs import Pairs
 from ..encoder import DocumentTeacher, Encoder
 from ..errors import BackboneError, CheckpointError, InputError
@@ -20,8 +20,14 @@ from ..prompts import EVALUATION
 from .matryoshka import principal_axes
 
 
-def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encoder:
+def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig, lora_rank: int = 0) -> Encoder:
     """An encoder of the shape that is asked for.
+
+    Args:
+        pairs: whose targets set the width, and whose teacher embeds documents.
+        backbone: the frozen language model.
+        config: the shape.
+        lora_rank: of an adapter that reads the texts too; 0 for none.
 
     Raises:
         InputError: if `dims` are not below the targets' width, or the teacher of the documents is not named, gone, or
@@ -40,7 +46,7 @@ def new_encoder(pairs: Pairs, backbone: Backbone, config: ShapeConfig) -> Encode
         readout=config.readout,
         reconstruct=config.reconstruct,
         rotated=bool(config.dims),
-        lora_rank=config.lora_rank if isinstance(config, TrainConfig) else 0,
+        lora_rank=lora_rank,
         seed=config.seed,
     )
     if model.rotation is not None:

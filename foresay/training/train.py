@@ -99,7 +99,7 @@ class _Training:
         self.pairs, self.config, self.files = pairs, config, files
         self.processes = Processes(backbone.device)
         _check_processes(config, backbone, self.processes.count)
-        self.encoder = new_encoder(pairs, backbone, config)
+        self.encoder = new_encoder(pairs, backbone, config, config.lora_rank)
         self.encoder.decodes = config.reconstruction_weight > 0
         self.model = self.encoder.model
         self.rows, self.held = pairs.split(config)
