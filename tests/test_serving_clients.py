@@ -1,4 +1,4 @@
-"""Real clients: the openai package and curl. LangChain and LlamaIndex run in an environment of their own."""
+"""Real clients: the openai package, mteb and curl. LangChain and LlamaIndex run in an environment of their own."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,30 @@ def test_openai_finds_models_and_understands_errors(client: openai.OpenAI, serve
         client.embeddings.create(model="one", input="x " * 500, extra_body={"truncate": False})
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=server.url, api_key="wrong", max_retries=0).models.list()
+
+
+class _Characters:
+    """In place of tiktoken's tokenizers, which are files on the network; the wrapper only counts with them."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def test_mteb(client: openai.OpenAI, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wrapper of OpenAI's API, empty text and short width included."""
+    wrapper = pytest.importorskip("mteb.models.model_implementations.openai_models")
+    names = {"get_encoding": lambda _: _Characters()}
+    monkeypatch.setitem(sys.modules, "tiktoken", SimpleNamespace(**names))
+    for width in (encoder.model.dim, 4):
+        model = wrapper.OpenAIModel("foresay/one", max_tokens=8191, embed_dim=width, client=client)
+        batches = [{"text": SENTENCES[:2]}, {"text": [" ", *SENTENCES[2:]]}]
+        found = model.encode(batches, task_metadata=None, hf_split="test", hf_subset="default")
+        assert not found[2].any()
+        wanted = encoder.encode_query(SENTENCES, truncate_dim=width)
+        np.testing.assert_allclose(np.delete(found, 2, axis=0), wanted, atol=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed on this machine")
