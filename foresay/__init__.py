@@ -9,7 +9,7 @@ folder of what it makes.
     engines/       who answers queries: respond
     teachers/      who sets targets: make_teacher, teach
     training/      pairs to a checkpoint: fit, train
-    checkpoints/   on disk: verify, bundle, convert
+    checkpoints/   on disk: verify, bundle, reweight, convert
     evaluation/    does it find the answer: evaluate
     reading/       what an embedding holds, in words
     serving/       over HTTP: serve
@@ -68,6 +68,7 @@ _HOMES = {
     "read_queries": "data.queries",
     "read_responses": "data.responses",
     "report": "reading.report",
+    "reweight": "checkpoints.reweight",
     "respond": "engines.respond",
     "serve": "serving.serve",
     "teach": "teachers.teach",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
     from .checkpoints.bundle import bundle as bundle
     from .checkpoints.convert import convert as convert
+    from .checkpoints.reweight import reweight as reweight
     from .checkpoints.verify import verify as verify
     from .config import DecodeConfig as DecodeConfig
     from .config import EvaluateConfig as EvaluateConfig

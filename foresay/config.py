@@ -316,6 +316,11 @@ class ShapeConfig(Options):
         Documents,
         "Who embeds documents: the teacher, whose existing index then serves on, or the checkpoint, as published.",
     ] = "teacher"
+    inference_query_weight: Annotated[
+        float,
+        "Share of the teacher's own vector of the bare query in a query's embedding, which takes a second pass: 0 as "
+        "published, 1 is the teacher.",
+    ] = 0.0
     query_prompt: Annotated[str, "Stored in the checkpoint: what encode_query puts before a text."] = ""
     document_prompt: Annotated[
         str, "Stored in the checkpoint: what encode_document puts before a text that the teacher does not embed."
@@ -338,6 +343,13 @@ class ShapeConfig(Options):
         _require(self.compression > 0, f"compression is {self.compression}; expected 1 or more")
         for name in ("thought", "held_out"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        weight = self.inference_query_weight
+        _require(0 <= weight <= 1, f"inference_query_weight is {weight}; expected a number from 0 to 1")
+        _require(
+            not weight or self.documents == "teacher",
+            f"inference_query_weight is {weight} and documents is {self.documents}; the teacher of the documents gives "
+            "the query's own part: set documents to teacher, or the weight to 0",
+        )
         ordered = tuple(sorted({dim for dim in self.dims if dim > 0}))
         _require(self.dims == ordered, f"dims are {self.dims}; expected numbers above 0, each larger than the last")
         tokens = self.thought + self.compression

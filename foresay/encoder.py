@@ -44,6 +44,7 @@ class Encoder(EncodeMethods):
         max_tokens: longest input; longer texts are cut, and `embed` says which.
         dims: lengths that an embedding may be shortened to.
         decodes: whether soft prompts were trained to be read.
+        query_weight: share of the teacher's own vector of the bare query in an embedding; see `with_query_weight`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Encoder(EncodeMethods):
         dims: Sequence[int] = (),
         decodes: bool = True,
         document_teacher: DocumentTeacher | None = None,
+        query_weight: float = 0.0,
     ) -> None:
         """Wraps a model; `Encoder.from_pretrained` loads one.
 
@@ -65,12 +67,16 @@ class Encoder(EncodeMethods):
             dims: lengths that an embedding may be shortened to.
             decodes: whether soft prompts were trained to be read.
             document_teacher: loaded when the first document comes.
+            query_weight: see `with_query_weight`.
+
+        Raises:
+            InputError: for a query weight that is not from 0 to 1, or that has no teacher.
         """
         self.model = model
         self.prompts = {"query": "", "document": "", **(prompts or {})}
         self.max_tokens = max_tokens
         self.dims, self.decodes = tuple(dims), decodes
-        self.query_weight = 0.0
+        self.query_weight = _check_weight(query_weight, document_teacher)
         self._documents = DocumentSide(document_teacher, model)
 
     @classmethod
@@ -108,15 +114,17 @@ class Encoder(EncodeMethods):
             document_teacher=None
             if taught is None
             else DocumentTeacher(taught.name, taught.revision, taught.max_tokens, taught.turned),
+            query_weight=record.query_weight,
         )
 
     def __repr__(self) -> str:
         """What it is, in a line."""
         taught = self.document_teacher
         documents = "the checkpoint" if taught is None else f"the teacher {taught.name}"
+        weight = f", query_weight={self.query_weight:g}" if self.query_weight else ""
         return (
             f"Encoder({self.model.backbone.name!r}, dim={self.dim}, tokens={self.model.tokens}, "
-            f"max_tokens={self.max_tokens}, device={str(self.device)!r}, documents by {documents})"
+            f"max_tokens={self.max_tokens}, device={str(self.device)!r}{weight}, documents by {documents})"
         )
 
     @property
@@ -213,8 +221,14 @@ class Encoder(EncodeMethods):
         """The same encoder, with documents embedded by a loaded teacher; by the checkpoint itself without one.
 
         Raises:
-            InputError: if its vectors have another width than the embeddings.
+            InputError: if its vectors have another width than the embeddings, or if there is none and the query's own
+                part needs one.
         """
+        if teacher is None and self.query_weight:
+            raise InputError(
+                f"a teacher gives the query's own part of these embeddings (a share of {self.query_weight:g}), so one "
+                "is needed; take with_query_weight(0) first, or foresay reweight CHECKPOINT --query-weight 0"
+            )
         if teacher is not None and teacher.dim != self.dim:
             raise InputError(
                 f"{teacher.name} gives vectors of width {teacher.dim}, the checkpoint embeds in {self.dim}; "
@@ -230,7 +244,7 @@ class Encoder(EncodeMethods):
 
         An embedding is then `(1 - weight) * e + weight * t`, where `e` is what this checkpoint gives, `t` what its
         teacher gives, and both have length 1. It costs a second pass; where the teacher is made of the same language
-        model, one copy in memory serves both. A weight of 1 is the teacher itself. Not part of a saved checkpoint.
+        model, one copy in memory serves both. A weight of 1 is the teacher itself. `foresay reweight` saves it.
 
         Args:
             weight: from 0, the checkpoint alone, to 1.
@@ -238,15 +252,8 @@ class Encoder(EncodeMethods):
         Raises:
             InputError: for another weight, or if the checkpoint embeds documents itself, without a teacher.
         """
-        if not 0 <= weight <= 1:
-            raise InputError(f"the weight of the query's own part is {weight}; expected a number from 0 to 1")
-        if weight and self.document_teacher is None:
-            raise InputError(
-                "this checkpoint embeds documents itself, so there is no teacher whose vector of the query could be "
-                "added; hand one in by with_document_teacher"
-            )
         other = copy.copy(self)
-        other.query_weight = float(weight)
+        other.query_weight = _check_weight(weight, self.document_teacher)
         return other
 
     def share_teacher(self, other: "Encoder") -> None:
@@ -375,13 +382,27 @@ class Encoder(EncodeMethods):
             found = f"{soft_prompts.dtype} {soft_prompts.shape}"
             raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
 
+    def add_query_part(self, vectors: Array, texts: Sequence[str], ask: Ask | None = None) -> Embedded:
+        """What `with_query_weight` adds, to vectors that are made already.
+
+        Args:
+            vectors: (texts, dim), what the checkpoint itself gives, of full length.
+            texts: the same texts, bare.
+            ask: batches, and what to do about texts that are too long for the teacher.
+
+        Returns:
+            vectors (texts, dim); the tokens that the teacher read, and the texts that it cut.
+        """
+        whole = replace(ask or Ask(), truncate_dim=None, normalize=False, soft_prompts=None)
+        theirs = self._documents.embed(texts, whole)
+        mixed = (1 - self.query_weight) * unit(vectors) + self.query_weight * unit(theirs.vectors)
+        return replace(theirs, vectors=np.asarray(mixed, np.float32))
+
     def _weigh(self, texts: Sequence[str], ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
-        """Embeds, and adds the teacher's vectors of the bare texts; see `with_query_weight`."""
-        whole = replace(ask, truncate_dim=None, normalize=False)
-        made = self._embed_rows(ids, whole)
-        theirs = self._documents.embed(texts, replace(whole, soft_prompts=None)).vectors
-        mixed = (1 - self.query_weight) * unit(made.vectors) + self.query_weight * unit(theirs)
-        return replace(made, vectors=finish(mixed, self._lengths, ask))
+        """Embeds, and adds the teacher's vectors of the bare texts; cut is what either of them has cut."""
+        made = self._embed_rows(ids, replace(ask, truncate_dim=None, normalize=False))
+        mixed = self.add_query_part(made.vectors, texts, ask)
+        return Embedded(finish(mixed.vectors, self._lengths, ask), made.tokens, sorted({*made.cut, *mixed.cut}))
 
     def _embed_rows(self, ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
         rows, cut = self._framed(ids, ask)
@@ -395,6 +416,18 @@ class Encoder(EncodeMethods):
             self.model.run(rows, take, out, ask.batch_tokens or 8192, done, ask.batch_size)
         tokens = [len(row) + self.model.tokens for row in rows]
         return Embedded(finish(vectors, self._lengths, ask), tokens, cut)
+
+
+def _check_weight(weight: float, teacher: DocumentTeacher | None) -> float:
+    """A weight of the query's own part, if it is one and there is a teacher to give that part."""
+    if not 0 <= weight <= 1:
+        raise InputError(f"the weight of the query's own part is {weight}; expected a number from 0 to 1")
+    if weight and teacher is None:
+        raise InputError(
+            "this checkpoint embeds documents itself, so there is no teacher whose vector of the query could be "
+            "added; hand one in by with_document_teacher"
+        )
+    return float(weight)
 
 
 def _is_document(prompt_name: str | None) -> bool:

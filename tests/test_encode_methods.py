@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from foresay.backbone import Backbone
-from foresay.checkpoints.save import save
 from foresay.config import TeachConfig
 from foresay.embedded import Ask
 from foresay.encoder import Array, Encoder
@@ -215,7 +213,7 @@ def test_two_checkpoints_on_one_backbone(backbone: Get) -> None:
     assert np.abs(second.encode(SENTENCES) - before).max() > 1e-3
 
 
-def test_the_query_s_own_part(taught: Encoder, encoder: Encoder, tmp_path: Path) -> None:
+def test_the_query_s_own_part(taught: Encoder, encoder: Encoder) -> None:
     """The weighted sum of two vectors of length 1: the checkpoint's with its prompt, the teacher's of the bare text."""
     own, theirs = taught.encode_query(SENTENCES), taught.load_document_teacher().embed(SENTENCES)
     own, theirs = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (own, theirs))
@@ -233,5 +231,14 @@ def test_the_query_s_own_part(taught: Encoder, encoder: Encoder, tmp_path: Path)
         encoder.with_query_weight(0.5)
     with pytest.raises(InputError, match="token ids were given"):
         mixed.embed_ids([[5, 6]])
-    with pytest.raises(InputError, match="no part of a checkpoint"):
-        save(tmp_path / "c", mixed)
+    with pytest.raises(InputError, match=r"so one is needed; take with_query_weight\(0\)"):
+        mixed.with_document_teacher(None)
+
+
+def test_a_text_that_either_cuts_is_cut(taught: Encoder) -> None:
+    """The checkpoint has room for 40 tokens, template and prompt included, the teacher for 12."""
+    texts = ["short", "of " * 15, "of " * 60]
+    assert taught.with_query_weight(0.5).embed(texts, ask=Ask(on_cut="ignore")).cut == [1, 2]
+    assert taught.embed(texts, ask=Ask(on_cut="ignore")).cut == [2]
+    with pytest.raises(InputError, match="2 of 3 texts are longer than 12 tokens"):
+        taught.with_query_weight(0.5).embed(texts[:2] + ["of " * 16], ask=Ask(on_cut="error"))

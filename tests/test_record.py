@@ -28,6 +28,7 @@ RECORD = Record(
     max_tokens=90,
     prompts={"query": "Q: ", "document": ""},
     documents=DocumentsRecord("teacher", None, 64),
+    query_weight=0.25,
     sentence_transformers=Exported(True, False, ("modules.json",)),
     training=Training("closed form", {"dims": [4, 6]}, {"teacher": "teacher"}, None, {"cosine": 0.5}),
     environment={"torch": "2"},

@@ -194,14 +194,17 @@ def test_where_it_may_be_written(backbone: Get, tmp_path: Path) -> None:
     assert Record.load(tmp_path / "c").training.method == "training"
 
 
-def test_an_older_checkpoint_opens(backbone: Get, tmp_path: Path) -> None:
-    """Format 3 knew no `before`."""
+@pytest.mark.parametrize("version", [3, 4])
+def test_an_older_checkpoint_opens(backbone: Get, tmp_path: Path, version: int) -> None:
+    """Format 3 knew neither `before` nor a query weight, format 4 no query weight."""
     base = backbone("qwen3")
     old = a_checkpoint(base, tmp_path / "c")
     path = tmp_path / "c" / "foresay.json"
     record = json.loads(path.read_text())
-    assert record["training"].pop("before") is None
-    path.write_text(json.dumps(record | {"format_version": 3}))
+    assert record.pop("query_weight") == 0
+    if version < 4:
+        assert record["training"].pop("before") is None
+    path.write_text(json.dumps(record | {"format_version": version}))
     opened = Encoder.from_pretrained(tmp_path / "c", backbone=base)
     np.testing.assert_array_equal(opened.encode(SENTENCES), old.encode(SENTENCES))
 

@@ -10,7 +10,7 @@ import pytest
 
 from foresay.backbone import Backbone
 from foresay.checkpoints.save import save
-from foresay.config import LensConfig
+from foresay.config import LensConfig, TeachConfig
 from foresay.encoder import Encoder
 from foresay.reading.lens import lens
 from foresay.teachers.pooled import SelfTeacher
@@ -23,17 +23,19 @@ LONG = "What does frugal mean? " * 40
 
 @pytest.fixture(scope="module")
 def folders(backbone: Callable[[str], Backbone], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two checkpoints, and one whose documents its teacher embeds."""
+    """Two checkpoints, one whose documents its teacher embeds, and the same with a query weight."""
     home, model = tmp_path_factory.mktemp("served"), backbone("qwen3")
     folders = {name: make_checkpoint(model, home / name, seed) for seed, name in enumerate(("one", "two"))}
     encoder = Encoder.from_pretrained(make_checkpoint(model, home / "draft", dim=model.hidden_size), backbone=model)
-    save(home / "taught", encoder.with_document_teacher(SelfTeacher(model)))
-    return {**folders, "taught": home / "taught"}
+    taught = encoder.with_document_teacher(SelfTeacher(model, TeachConfig(max_tokens=30)))
+    save(home / "taught", taught)
+    save(home / "weighted", taught.with_query_weight(0.25))
+    return {**folders, **{name: home / name for name in ("taught", "weighted")}}
 
 
 @pytest.fixture(scope="module")
 def server(backbone: Callable[[str], Backbone], folders: dict[str, Path]) -> Iterator[Running]:
-    """A server of the three."""
+    """A server of all."""
     with running(list(folders.values()), backbone("qwen3"), max_items=40) as found:
         yield found
 
@@ -155,6 +157,38 @@ def test_documents_that_a_teacher_embeds(
     assert refused.status == 400 and "texts" in refused.json["error"]["message"]
 
 
+def test_the_query_s_own_part(server: Running, backbone: Callable[[str], Backbone], folders: dict[str, Path]) -> None:
+    """Queries hold the teacher's vector too, in one batch with others; soft prompts and documents are as without."""
+    weighted = Encoder.from_pretrained(folders["weighted"], backbone=backbone("qwen3"))
+    wanted = weighted.encode_query(SENTENCES)
+    assert np.abs(wanted - weighted.with_query_weight(0).encode_query(SENTENCES)).max() > 1e-2
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(
+            pool.map(lambda text: server.post("/v1/embeddings", {"model": "weighted", "input": text}), SENTENCES)
+        )
+    np.testing.assert_allclose(np.concatenate([vectors(answer) for answer in answers]), wanted, atol=1e-5)
+    for path, kind in (("/v1/embeddings", "document"), ("/v1/soft_prompts", "query")):
+        same = [
+            server.post(path, {"model": name, "input": "x", "input_type": kind}).json for name in ("weighted", "taught")
+        ]
+        assert same[0]["data"] == same[1]["data"]
+    both, one = (
+        server.post("/v1/embeddings", {"model": name, "input": "of it"}).json for name in ("weighted", "taught")
+    )
+    read = len(weighted.tokenize("of it")[0])
+    assert both["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"] + read
+    cut = server.post("/v1/embeddings", {"model": "weighted", "input": ["x", "of " * 40]})  # by the teacher alone
+    assert cut.json["cut"] == [1]
+    refused = server.post("/v1/embeddings", {"model": "weighted", "input": [3, 4]})
+    assert refused.status == 400 and "texts" in refused.json["error"]["message"]
+    ranked = server.post("/v1/rerank", {"model": "weighted", "query": SENTENCES[0], "documents": SENTENCES}).json
+    scores = Encoder.similarity(wanted[:1], weighted.encode_document(SENTENCES))[0]
+    assert [hit["relevance_score"] for hit in ranked["results"]] == pytest.approx(
+        sorted(scores, reverse=True), abs=1e-5
+    )
+    assert server.get("/v1/models/weighted").json["query_weight"] == 0.25
+
+
 def test_each_checkpoint_has_vectors_of_its_own(
     server: Running, backbone: Callable[[str], Backbone], folders: dict[str, Path]
 ) -> None:
@@ -256,7 +290,7 @@ def test_soft_prompts_are_the_encoders(server: Running, encoder: Encoder) -> Non
 def test_models_say_what_they_can(server: Running) -> None:
     """Every checkpoint and the backbone, in OpenAI's shape and with what one needs to know."""
     cards = {card["id"]: card for card in server.get("/v1/models").json["data"]}
-    assert list(cards)[:3] == ["one", "two", "taught"] and len(cards) == 4
+    assert list(cards)[:3] == ["one", "two", "taught"] and len(cards) == 5
     assert cards["one"]["dims"] == [4, 8] and cards["one"]["prompts"] == ["document", "query", "topic"]
     assert cards["taught"]["documents"] == "teacher"
     name = next(reversed(cards))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..readouts import find
 from ..sources import is_gguf
-from .record import Record, Training
+from .record import ALONE, Record, Training
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _SAID = {
@@ -20,6 +21,7 @@ _SAID = {
     "reconstruct",
     "dims",
     "documents",
+    "inference_query_weight",
     "query_prompt",
     "document_prompt",
 }
@@ -47,15 +49,16 @@ def write_card(folder: Path, record: Record) -> None:
     first = training.before or training
     metrics = {name: value for name, value in first.metrics.items() if name in _OF_DECODING} | training.metrics
     name = record.backbone.name
+    drop_in = plain.queries and not record.query_weight  # the library's own snippet, `encode_query`, works
     is_hub_id = "/" in name and not Path(name).is_absolute()
     card = ModelCard.from_template(
         ModelCardData(
             base_model=name.partition(":")[0] if is_hub_id else None,
-            library_name="sentence-transformers" if plain.queries else None,
+            library_name="sentence-transformers" if drop_in else None,
             pipeline_tag="feature-extraction",
             tags=[
                 "foresay",
-                *(["sentence-transformers"] if plain.queries else []),
+                *(["sentence-transformers"] if drop_in else []),
                 "feature-extraction",
                 "llm2vec-gen",
             ],
@@ -72,13 +75,26 @@ def write_card(folder: Path, record: Record) -> None:
         converted=is_gguf(name) and not record.backbone.bundled,
         plain_documents=plain.documents,
         document_prompt="" if record.documents else ', "prompt_name": "document"',
-        unusual="through a LoRA adapter" if record.lora_rank else "every layer of the language model",
+        unusual=_unusual(record),
+        weight=f"{record.query_weight:g}",
+        rest=f"{1 - record.query_weight:g}",
+        weighted=record.query_weight > 0,
+        alone=ALONE,
         teacher=record.documents.name if record.documents else None,
         facts=list(_facts(record).items()),
         step=training.step,
         metrics=[(f"{metrics[shown]:.4g}", what) for shown, what in _SHOWN.items() if shown in metrics],
     )
     card.save(folder / "README.md")
+
+
+def _unusual(record: Record) -> str:
+    """What the plain library cannot express, where it opens nothing."""
+    if record.lora_rank:
+        return "It reads through a LoRA adapter"
+    if find(record.readout).every_layer:
+        return "It reads every layer of the language model"
+    return "It adds the vector of a teacher that cannot go into this folder"
 
 
 def _facts(record: Record) -> dict[str, object]:
@@ -92,6 +108,7 @@ def _facts(record: Record) -> dict[str, object]:
         "maps to the soft prompt": "one for each token" if record.reconstruct == "tokens" else "one",
         "shorter embeddings": ", ".join(map(str, record.dims)) or "none",
         "documents are embedded by": record.documents.name if record.documents else "the checkpoint",
+        "the query's own part in its embedding": f"{record.query_weight:g}",
         "longest input": f"{record.max_tokens} tokens",
         "prompt for a query": _quoted(record.prompts["query"]),
         "prompt for a document": "none" if record.documents else _quoted(record.prompts["document"]),

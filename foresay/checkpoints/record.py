@@ -18,7 +18,9 @@ from ..errors import CheckpointError
 from ..files import write_json
 
 RECORD, WEIGHTS, GOLDEN = "foresay.json", "foresay.safetensors", "golden.safetensors"
-FORMAT = 4
+ALONE = "alone"
+"""The plain library's route to queries without the teacher's part: not `query`, or it would be taken for the whole."""
+FORMAT = 5
 _OLDEST = 3
 """The oldest format that is still read; `_as_now` says what it lacks."""
 
@@ -117,6 +119,7 @@ class Record:
         max_tokens: longest input, template and special tokens included.
         prompts: what stands before a text, by name.
         documents: who embeds documents, where the checkpoint does not.
+        query_weight: share of the teacher's own vector of the bare query in a query's embedding.
         sentence_transformers: which sides the plain library embeds.
         training: how it was made.
         environment: versions and hardware that it was made with.
@@ -139,6 +142,7 @@ class Record:
     max_tokens: int
     prompts: dict[str, str]
     documents: DocumentsRecord | None
+    query_weight: float
     sentence_transformers: Exported
     training: Training
     environment: dict[str, str]
@@ -183,7 +187,7 @@ def _as_now(values: dict[str, Any], version: int) -> dict[str, Any]:
     training = values.get("training")
     if version < 4 and isinstance(training, dict):
         values = {**values, "training": {**training, "before": None}}
-    return values
+    return {"query_weight": 0.0, **values} if version < 5 else values
 
 
 def _hint(folder: Path) -> str:

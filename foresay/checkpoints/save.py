@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from ..config import Template
 from ..encoder import Encoder
-from ..errors import InputError
 from ..sources import NANO, SMOLLM2
 from .card import write_card
 from .environment import environment
@@ -47,11 +46,6 @@ def save(
     Returns:
         what was recorded.
     """
-    if encoder.query_weight:
-        raise InputError(
-            f"the query's own part ({encoder.query_weight:g}) is no part of a checkpoint; save the encoder without it, "
-            "and call with_query_weight after loading"
-        )
     folder, model = Path(folder).resolve(), encoder.model
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     golden = golden_vectors(encoder, documents=documents) | {"backbone_sample": model.backbone.sample()}
@@ -94,6 +88,7 @@ def describe(encoder: Encoder, training: Training, files: tuple[str, ...]) -> Re
         documents=None
         if teacher is None
         else DocumentsRecord(teacher.name, teacher.revision, teacher.max_tokens, teacher.turned),
+        query_weight=encoder.query_weight,
         sentence_transformers=Exported(),
         training=training,
         environment=environment(backbone.device),

@@ -55,9 +55,15 @@ def _recompute_plain(
     """Golden vectors by plain sentence-transformers, on the encoder's device and in its dtype."""
     from sentence_transformers import SentenceTransformer  # seconds, and only this way needs it
 
+    from .export.sentence_transformers import queries_by_both
+
     backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
     plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
-    computed = {"sentence-transformers": ("embeddings", plain.encode_query(texts, prompt="", show_progress_bar=False))}
+    if encoder.query_weight:
+        found = queries_by_both(plain, texts, encoder.query_weight, prompt="")
+    else:
+        found = plain.encode_query(texts, prompt="", show_progress_bar=False)
+    computed = {"sentence-transformers": ("embeddings", found)}
     if documents and exported.documents:
         found = plain.encode_document(texts, show_progress_bar=False)
         computed["sentence-transformers, documents"] = ("documents", found)

@@ -1,4 +1,4 @@
-"""A checkpoint on this machine: verify, bundle, convert."""
+"""A checkpoint on this machine: verify, bundle, reweight, convert."""
 
 from pathlib import Path
 
@@ -60,6 +60,41 @@ def bundle(checkpoint: str, output: Path, backbone: str | None, overwrite: bool,
     inside = run(checkpoint, output, backbone=loaded, device=device, overwrite=overwrite)
     whole = "self-contained" if inside else "holds all but the teacher of its documents"
     click.echo(f"{output}: {whole}, and verified")
+
+
+@click.command(
+    cls=Command,
+    short_help="Set how much of the bare query is in its embedding.",
+    example="""
+    foresay reweight checkpoint --query-weight 0.25 -o weighted
+    """,
+)
+@click.argument("checkpoint")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "-w",
+    "--query-weight",
+    required=True,
+    type=float,
+    help="Share of the teacher's own vector of the bare query in a query's embedding, 0 to 1.",
+)
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("overwrite")
+@shared("device")
+def reweight(
+    checkpoint: str, output: Path, query_weight: float, backbone: str | None, overwrite: bool, device: str
+) -> None:
+    """Copy CHECKPOINT with another share of the query's own vector in its embeddings of queries, without training.
+
+    Embedding a query then takes a second pass, by the teacher. Documents stay as they are, and so does an index.
+    """
+    calm_libraries()
+    from ..checkpoints.load import moved_backbone
+    from ..checkpoints.reweight import reweight as run
+
+    loaded = moved_backbone(checkpoint, backbone, device=device) if backbone else None
+    run(checkpoint, output, query_weight, backbone=loaded, device=device, overwrite=overwrite)
+    click.echo(f"{output}: query weight {query_weight:g}; check it with: foresay verify {output}")
 
 
 @click.command(

@@ -69,6 +69,7 @@ for command in (
     serve.serve,
     checkpoints.verify,
     checkpoints.bundle,
+    checkpoints.reweight,
     checkpoints.convert,
 ):
     main.add_command(command)

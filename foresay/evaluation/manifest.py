@@ -90,6 +90,7 @@ def _embedder(model: Any) -> Manifest:  # noqa: ANN401
                 "device": str(backbone.device.type),
             },
             "max_tokens": encoder.max_tokens,
+            "query_weight": encoder.query_weight,
             "task_prompts": model.task_prompts,
             "prompts": model.prompts,
         }

@@ -35,7 +35,7 @@ class Served:
         name: what requests call it.
         encoder: the checkpoint itself.
         golden: the vectors that it has to give.
-        embeddings, soft_prompts: lanes of rows of token ids.
+        embeddings, soft_prompts: lanes of rows of token ids; of embeddings with a query weight, each with its text.
         documents: lane of texts, where a teacher embeds the documents.
         tolerance: how far the dtype in which the golden vectors were made lets them be off.
         created: when it was loaded, in seconds since 1970.
@@ -95,7 +95,8 @@ class Served:
         """
         texts, model = list(GOLDEN_TEXTS[:count]), self.encoder.model
         rows, _ = model.rows(texts, self.encoder.max_tokens)
-        found = {"embeddings": np.stack(list(self.embeddings.run(rows)))}
+        payloads = list(zip(rows, texts, strict=True)) if self.encoder.query_weight else rows
+        found = {"embeddings": np.stack(list(self.embeddings.run(payloads)))}
         if count > 2:
             found["soft_prompts"] = np.stack(list(self.soft_prompts.run(rows)))
             if self.documents is not None and "documents" in self.golden:

@@ -84,6 +84,8 @@ def prepare(
     if inputs and not isinstance(inputs[0], str):
         if prompt == "document" and served.documents is not None:
             raise InputError(f"a teacher embeds the documents of {served.name}; it takes texts, not token ids")
+        if encoder.query_weight and not soft:
+            raise InputError(f"a teacher reads the queries of {served.name} too; it takes texts, not token ids")
         rows, cut = _rows_of_ids(served, inputs, prompt)  # type: ignore[arg-type]
     else:
         texts = check_texts(inputs, "input")  # type: ignore[arg-type]
@@ -91,6 +93,8 @@ def prepare(
             return _for_teacher(served, texts, served.documents)
         before = encoder.prompts.get(prompt, "")
         rows, cut = model.rows([before + text for text in texts], encoder.max_tokens)
+        if encoder.query_weight and not soft:
+            return _for_both(served, rows, cut, _for_teacher(served, texts, lane))
     tokens = [len(row) + model.tokens for row in rows]
     return Prepared(lane, rows, tokens, [i for i, was in enumerate(cut) if was])
 
@@ -123,6 +127,13 @@ def _for_teacher(served: Served, texts: list[str], lane: Lane) -> Prepared:
     counts = [len(row) for row in served.encoder.model.backbone.tokenize(texts)]
     cut = [i for i, count in enumerate(counts) if count > limit]
     return Prepared(lane, texts, [max(1, min(count, limit)) for count in counts], cut)
+
+
+def _for_both(served: Served, rows: list[list[int]], cut: list[bool], bare: Prepared) -> Prepared:
+    """Texts that the checkpoint reads in their rows and its teacher bare: the tokens of both, and what either cuts."""
+    tokens = [len(row) + served.encoder.model.tokens + more for row, more in zip(rows, bare.tokens, strict=True)]
+    either = sorted({*bare.cut, *(i for i, was in enumerate(cut) if was)})
+    return Prepared(bare.lane, list(zip(rows, bare.payloads, strict=True)), tokens, either)
 
 
 def _rows_of_ids(served: Served, inputs: Sequence[Sequence[int]], prompt: str) -> tuple[list[list[int]], list[bool]]:

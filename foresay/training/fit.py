@@ -82,6 +82,7 @@ def fit(
         encoder.decodes = encoder.model.by_token
         metrics = _find(encoder, pairs, config, report, keep_reconstruct=False)
         made = Training("closed form", asdict(config), pairs.origin, metrics=metrics)
+    encoder = encoder.with_query_weight(config.inference_query_weight)
     with writing_tensors(output):
         save(output, encoder, made)
         export(output, encoder)

@@ -54,6 +54,7 @@ def _shape(record: Record) -> FitConfig:
         reconstruct=record.reconstruct,
         dims=record.dims,
         documents="teacher" if record.documents else "checkpoint",
+        inference_query_weight=record.query_weight,
         query_prompt=record.prompts["query"],
         document_prompt=record.prompts["document"],
         max_query_tokens=record.max_tokens,

@@ -42,7 +42,7 @@ from .step import gradient, losses_of
 
 logger = logging.getLogger(__name__)
 
-FREE = ("config.keep", "config.micro_batch_tokens", "config.tracker")
+FREE = ("config.inference_query_weight", "config.keep", "config.micro_batch_tokens", "config.tracker")
 """Options that a resumed run may change, since no metric depends on them."""
 
 
@@ -277,6 +277,7 @@ class _Training:
                 export(output, self.encoder)
 
         self._load_weights(self.best["step"])
+        self.encoder = self.encoder.with_query_weight(self.config.inference_query_weight)
         self.processes.copy_first(self.model.state_dict().values())
         self.processes.from_first(write)
         return self.encoder

@@ -6,7 +6,10 @@ In: a folder that `save` wrote. Out: further files in it, and a record that says
     one whose documents a teacher embeds              modules.json, router_config.json    a Router between two folders:
                                                       query/                              what queries.py writes
                                                       document/                           the teacher (`Teacher.export`)
+    one whose queries have a part of the teacher's    the same, with a route `alone` instead of `query`
 
+Those modules run one after another, so none of them can add what two models give. `encode_query` then fails and names
+the routes, and the sum of both is the caller's line (`queries_by_both`, which is the card's).
 Careful: the checkpoint is whole before and after, and at any moment between: the record lists the new files before they
 appear, and says that they work when they are all there.
 """
@@ -15,8 +18,10 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers.base.modules import Router
 from torch import Tensor
 
@@ -27,10 +32,11 @@ from ...teachers.base import LinearMap
 from ..card import write_card
 from ..folder import drafting, remove, settle
 from ..load import COPY, DOCUMENT, QUERY
-from ..record import Exported, Record
+from ..record import ALONE, Exported, Record
 from .layout import write_library_config
 from .queries import write_backbone, write_queries
 
+Array = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 
@@ -109,8 +115,12 @@ def _write(draft: Path, encoder: Encoder, whole: bool) -> tuple[Exported, bool, 
         if not written:
             name = encoder.document_teacher.name
             logger.warning("%s does not go into the folder; plain sentence-transformers embeds queries alone", name)
+    if plain and encoder.query_weight and not written:
+        logger.warning("without its teacher, plain sentence-transformers cannot embed the queries of this checkpoint")
+        plain = False
     if plain:
-        _write_router(draft, [QUERY, DOCUMENT] if written else [QUERY], prompts)
+        routes = {ALONE if encoder.query_weight else QUERY: QUERY, **({DOCUMENT: DOCUMENT} if written else {})}
+        _write_router(draft, routes, prompts)
     if not os.listdir(draft / QUERY):
         (draft / QUERY).rmdir()
     return Exported(plain, plain and written), copied, written and whole
@@ -127,16 +137,24 @@ def _write_queries(folder: Path, encoder: Encoder, prompts: dict[str, str], whol
     return False, whole
 
 
-def _write_router(folder: Path, routes: list[str], prompts: dict[str, str]) -> None:
-    """Writes what makes one model of the folders `routes`.
+def queries_by_both(model: Any, texts: list[str], weight: float, prompt: str) -> Array:  # noqa: ANN401
+    """Queries of a checkpoint with a query weight, by a plain SentenceTransformer, as the card's two lines do it."""
+    own = model.encode(texts, task=ALONE, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+    theirs = model.encode_document(texts, normalize_embeddings=True, show_progress_bar=False)
+    mixed: Array = (1 - weight) * own + weight * theirs
+    return mixed
+
+
+def _write_router(folder: Path, routes: dict[str, str], prompts: dict[str, str]) -> None:
+    """Writes what makes one model of several folders, by the names of their routes.
 
     There is no default: other libraries call `encode` for documents too, and a text that does not say which side it is
     on would silently be embedded as a query. The library raises and names `task` instead.
     Each is a SentenceTransformer of its own: only as such has a module with an adapter a folder that is the root.
     """
     router = {
-        "types": dict.fromkeys(routes, "sentence_transformers.SentenceTransformer"),
-        "structure": {route: [route] for route in routes},
+        "types": dict.fromkeys(routes.values(), "sentence_transformers.SentenceTransformer"),
+        "structure": {route: [place] for route, place in routes.items()},
         "parameters": {"default_route": None, "allow_empty_key": False},
     }
     write_json(folder / Router.config_file_name, router)

@@ -1,6 +1,6 @@
 """What a batch can be run through: a checkpoint's embeddings, its soft prompts, its teacher's documents; or a call.
 
-In: payloads, which are rows of token ids, texts for a teacher, or functions. Out: one result each.
+In: payloads, which are rows of token ids, texts for a teacher, both, or functions. Out: one result each.
 Items are batched with others of the same lane only.
 Be careful: `run` is for the engine's thread alone.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...embedded import Ask
 from ...encoder import Encoder
 from ...errors import ForesayError
 
@@ -43,7 +44,7 @@ CALLS = Lane("call", lambda functions: [function() for function in functions], m
 
 
 def embeddings(encoder: Encoder) -> Lane:
-    """Rows of token ids to embeddings (dim,) float32."""
+    """Rows of token ids to embeddings (dim,) float32; of a checkpoint with a query weight, each with its bare text."""
     model = encoder.model
 
     def run(rows: Sequence[Any]) -> Sequence[Any]:
@@ -51,7 +52,11 @@ def embeddings(encoder: Encoder) -> Lane:
         model.run(rows, model.embed, [torch.from_numpy(out)], batch_tokens=1 << 40)
         return _finite(out)
 
-    return Lane("embeddings", run, model.backbone.least_tokens)
+    def run_both(payloads: Sequence[Any]) -> Sequence[Any]:
+        rows, texts = zip(*payloads, strict=True)
+        return _finite(encoder.add_query_part(np.stack(run(rows)), texts, Ask(on_cut="ignore")).vectors)
+
+    return Lane("embeddings", run_both if encoder.query_weight else run, model.backbone.least_tokens)
 
 
 def soft_prompts(encoder: Encoder) -> Lane:

@@ -74,6 +74,7 @@ def _card(service: Service, served: Served) -> ModelCard:
         prompts=sorted(encoder.prompts),
         decodes=encoder.decodes,
         documents="teacher" if served.documents is not None else "checkpoint",
+        query_weight=encoder.query_weight,
     )
 
 

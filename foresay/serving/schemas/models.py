@@ -22,6 +22,9 @@ class ModelCard(BaseModel):
     prompts: list[str] = []
     decodes: bool = False
     documents: Annotated[str | None, Field(description="Who embeds documents: the checkpoint or its teacher.")] = None
+    query_weight: Annotated[
+        float, Field(description="Share of the teacher's own vector of the bare query in a query's embedding.")
+    ] = 0.0
 
 
 class ModelList(BaseModel):
