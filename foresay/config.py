@@ -21,7 +21,7 @@ Select = Literal["embedding", "loss"]
 Reconstruct = Literal["tokens", "one"]
 Of = Literal["response", "query"]
 Storage = Literal["float16", "int8"]
-EngineName = Literal["transformers", "openai"]
+EngineName = Literal["transformers", "vllm", "openai"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -90,11 +90,12 @@ class RespondConfig(Options):
     max_query_tokens: Annotated[int, "Longer queries are refused (to the .rejected.jsonl file)."] = 2048
     retry_rejected: Annotated[bool, "Try the rows again that an earlier run has rejected."] = False
     engine: Annotated[
-        EngineName, "Who answers: the transformers library here, or any OpenAI-compatible endpoint (--base-url)."
+        EngineName,
+        "Who answers: the transformers library or vLLM, here, or any OpenAI-compatible endpoint (--base-url).",
     ] = "transformers"
     batch_size: Annotated[int, "Most queries answered side by side (by the endpoint: requests under way)."] = 64
     batch_tokens: Annotated[
-        int, "Most tokens held at once, prompts and responses of all rows together; halved if memory runs out."
+        int, "Most tokens that transformers holds at once, prompts and responses together; halved if memory runs out."
     ] = 65_536
 
     def __post_init__(self) -> None:
@@ -130,6 +131,30 @@ class EndpointConfig(Options):
         _require(self.attempts > 0, f"attempts is {self.attempts}; expected 1 or more")
         for name in ("requests_per_minute", "tokens_per_minute"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class VLLMConfig(Options):
+    """How vLLM holds the model; the names are its own."""
+
+    SECTIONS = {"tensor_parallel_size": "vLLM (--engine vllm)"}
+
+    tensor_parallel_size: Annotated[int, "GPUs that share each layer of the model."] = 1
+    max_model_len: Annotated[int, "Longest prompt and response together; 0 for as long as a row can become."] = 0
+    gpu_memory_utilization: Annotated[float, "Share of the memory that vLLM may fill; the rest is left free."] = 0.9
+    enforce_eager: Annotated[bool, "Compile nothing: it starts a minute sooner and writes more slowly."] = False
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(
+            self.tensor_parallel_size > 0, f"tensor_parallel_size is {self.tensor_parallel_size}; expected 1 or more"
+        )
+        _require(self.max_model_len >= 0, f"max_model_len is {self.max_model_len}; expected 1 or more, or 0")
+        _require(
+            0 < self.gpu_memory_utilization <= 1,
+            f"gpu_memory_utilization is {self.gpu_memory_utilization}; expected a number above 0 and at most 1",
+        )
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,15 @@ class Tokenizing:
             raise BackboneError(f"the tokenizer of {self.name} names no eos token; set eos_token in its config")
         return int(fallback)
 
+    @property
+    def generation_config(self) -> Any:  # noqa: ANN401 - transformers' configs are untyped
+        """The model's own settings of generation."""
+        return self.model.generation_config
+
     @cached_property
     def stop_ids(self) -> list[int]:
         """Every token that ends generation, by the model's own configuration and its tokenizer's."""
-        config = self.model.generation_config
-        stops = getattr(config, "eos_token_id", None)
+        stops = getattr(self.generation_config, "eos_token_id", None)
         listed = [stops] if isinstance(stops, int) else list(stops or [])
         own = self.tokenizer.eos_token_id
         return sorted({*listed, *([own] if own is not None else [])})

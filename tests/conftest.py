@@ -14,7 +14,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from foresay.backbone import Backbone
-from foresay.checkpoints.export.sentence_transformers import export
 from foresay.checkpoints.record import Training
 from foresay.checkpoints.save import save
 from foresay.encoder import Encoder
@@ -95,6 +94,8 @@ def make_folder(family: str, path: Path, **changes: object) -> Path:
 
 def save_and_export(folder: Path, encoder: Encoder, training: Training | None = None, *, whole: bool = False) -> None:
     """A checkpoint as `train` leaves it."""
+    from foresay.checkpoints.export.sentence_transformers import export  # the environment of vLLM has no such library
+
     save(folder, encoder, training)
     export(folder, encoder, whole=whole)
 

@@ -569,6 +569,28 @@ def test_one_long_query_does_not_pad_the_others(backbone: Get, tmp_path: Path, m
     assert max(rows for rows, _ in passes) > 4
 
 
+def test_a_system_prompt_is_read_once(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of batches; and the responses are those of whole prompts, sliding windows included."""
+    config = replace(GREEDY, system="Answer in one word, as a pirate would, and be brief about it.")
+    for family in ("qwen3", "gemma3_text", "gpt_neox"):
+        base, plain = backbone(family), has_plain_cache
+        with monkeypatch.context() as patch:
+            patch.setattr("foresay.engines.transformers.has_plain_cache", lambda _: False)
+            respond(QUERIES, base, tmp_path / f"{family}.whole.jsonl", config)
+        with monkeypatch.context() as patch:
+            passes = spy(patch, base)
+            respond(QUERIES, base, tmp_path / f"{family}.jsonl", config)
+        assert texts(tmp_path / f"{family}.jsonl") == texts(tmp_path / f"{family}.whole.jsonl") and plain(base)
+        prompter = Prompter(base, config.system, 50, 8)
+        prefix, suffix = len(prompter.prefix), len(prompter.suffix)
+        longest = max(map(len, base.tokenize(TEXTS)))
+        assert passes[0] == (1, prefix) and prefix > 30
+        assert all(columns <= longest + suffix for _, columns in passes[1:])  # nobody reads it again
+    one = RespondConfig(max_new_tokens=4, batch_size=3)
+    respond(QUERIES[:1], base, tmp_path / "one.jsonl", one)  # a row alone shares nothing
+    assert len(texts(tmp_path / "one.jsonl")) == 1
+
+
 def test_freed_places_are_filled_again(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that end early do not keep their place until the slowest has ended: fewer steps than batch by batch."""
     base = backbone("qwen2")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..config import EndpointConfig, RespondConfig
+from ..config import EndpointConfig, RespondConfig, VLLMConfig
 from ..files import check_output
 from .options import Command, build, options, shared
 from .running import calm_libraries, progress_bar, reasons_of
@@ -28,6 +28,7 @@ from .running import calm_libraries, progress_bar, reasons_of
 @shared("dtype")
 @click.option("--shard", help="Answer the K-th of N parts of the queries, such as 1/4; OUTPUT's name gets -1-of-4.")
 @options(RespondConfig)
+@options(VLLMConfig)
 @options(EndpointConfig)
 def respond(
     queries: str,
@@ -45,7 +46,7 @@ def respond(
 
     Resumes when it is run again. Rows without an answer go to OUTPUT.rejected.jsonl.
     """
-    config, endpoint = build(RespondConfig, values), build(EndpointConfig, values)
+    config, endpoint, vllm = build(RespondConfig, values), build(EndpointConfig, values), build(VLLMConfig, values)
     from ..data.shards import QueryFile, Shard
 
     part = Shard.parse(shard) if shard else None
@@ -57,7 +58,7 @@ def respond(
     from ..engines.respond import beside
     from ..engines.respond import respond as run
 
-    engine = open_engine(config.engine, EngineOptions(backbone, config, endpoint, revision, device, dtype))
+    engine = open_engine(config.engine, EngineOptions(backbone, config, endpoint, revision, device, dtype, vllm))
     with progress_bar("responding") as progress:
         summary = run(rows, engine, output, config, progress)
     copies = f" ({summary.copied} of them copies, for repeated texts)" if summary.copied else ""

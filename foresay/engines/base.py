@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
-from ..config import EndpointConfig, RespondConfig
+from ..config import EndpointConfig, RespondConfig, VLLMConfig
 from ..data.responses import Finish
 from ..errors import InputError
 
@@ -88,6 +88,7 @@ class EngineOptions:
         revision: commit, branch or tag on the hub.
         device: where to run.
         dtype: of the weights.
+        vllm: how vLLM holds the model.
     """
 
     model: str
@@ -96,10 +97,12 @@ class EngineOptions:
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    vllm: VLLMConfig = VLLMConfig()
 
 
 ENGINES: dict[str, str] = {
     "transformers": "foresay.engines.transformers:open_engine",
+    "vllm": "foresay.engines.vllm:open_engine",
     "openai": "foresay.engines.openai:open_engine",
 }
 """Where each engine's opener is: a function of `EngineOptions`. Add a line to add an engine."""

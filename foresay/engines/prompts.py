@@ -1,7 +1,7 @@
 """Queries to the token ids that a backbone continues: its chat template, and a system prompt if one is given.
 
-In: a tokenizer, inside a `Backbone`. Out: ids. Both texts, the query's and the system prompt's, are text: no string in
-them becomes a control token.
+In: a tokenizer, inside a `Backbone` or a `TextSide`. Out: ids. Both texts, the query's and the system prompt's, are
+text: no string in them becomes a control token.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 
 from ..backbone import Backbone
 from ..errors import InputError
+from .text_side import TextSide
 
 _SYSTEM, _USER = "FORESAYSYSTEM", "FORESAYTEXT"
 
@@ -17,7 +18,15 @@ _SYSTEM, _USER = "FORESAYSYSTEM", "FORESAYTEXT"
 class Prompter:
     """Turns queries into prompts of at most `limit` tokens for the query itself."""
 
-    def __init__(self, backbone: Backbone, system: str, most_query_tokens: int, room: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone | TextSide,
+        system: str,
+        most_query_tokens: int,
+        room: int,
+        *,
+        positions: int | None = None,
+    ) -> None:
         """Works out the template and the longest query.
 
         Args:
@@ -25,6 +34,7 @@ class Prompter:
             system: the system prompt, or nothing.
             most_query_tokens: longer queries are refused.
             room: tokens to leave free for the response.
+            positions: longest sequence; the model's own, if it is not given.
 
         Raises:
             InputError: if the template takes no system prompt, or no query fits.
@@ -32,10 +42,11 @@ class Prompter:
         self.backbone = backbone
         self.template = "chat" if backbone.tokenizer.chat_template else "none"
         self.prefix, self.suffix = _with_system(backbone, system) if system else backbone.frame(self.template)
-        left = backbone.max_positions - len(self.prefix) - len(self.suffix) - room
+        positions = positions or backbone.max_positions
+        left = positions - len(self.prefix) - len(self.suffix) - room
         if left < 1:
             raise InputError(
-                f"max_new_tokens is {room}, which leaves no room for a query in the {backbone.max_positions} positions "
+                f"max_new_tokens is {room}, which leaves no room for a query in the {positions} positions "
                 f"of {backbone.name}; lower max_new_tokens"
             )
         self.limit = min(most_query_tokens, left)
@@ -50,7 +61,7 @@ class Prompter:
         return [[*self.prefix, *ids, *self.suffix] for ids in self.backbone.tokenize(texts)]
 
 
-def _with_system(backbone: Backbone, system: str) -> tuple[list[int], list[int]]:
+def _with_system(backbone: Backbone | TextSide, system: str) -> tuple[list[int], list[int]]:
     """Token ids before and after a query, the system prompt before it."""
     if not backbone.tokenizer.chat_template:
         raise InputError(f"{backbone.name} has no chat template, and so no system prompt; leave --system out")

@@ -1,21 +1,23 @@
 """Rows written side by side in places that are refilled: no row waits for the slowest one of its batch.
 
 In: prompts as token ids, a seed each. Out: the new token ids of each row, as soon as it has ended.
-How: all rows are padded on the left to one time axis. A row that ends gives its place to the last one; waiting prompts
-are read apart and put so that they end where the others are now. Keys and values lie in one store that grows by blocks,
-so a step copies nothing. Prompts come longest first: each fits behind the columns that its predecessors have filled.
+How: what all prompts begin with, such as a system prompt, is read once. All rows are padded on the left to one time
+axis. A row that ends gives its place to the last one; waiting prompts are read apart and put so that they end where the
+others are now. Keys and values lie in one store that grows by blocks, so a step copies nothing. Prompts come longest
+first: each fits behind the columns that its predecessors have filled.
 Be careful: columns are not positions. A row's position is its column less the column where it begins.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ..backbone import Backbone
-from ..batching import pad
+from ..batching import SHORTEST_SHARED_PREFIX, pad, shared_prefix
 from ..data.responses import Finish
 from .sampling import Sampling
 
@@ -63,7 +65,7 @@ class Writer:
         """Writes every row; what memory cannot hold at once is tried again with half as many rows."""
         waiting = sorted(slots, key=lambda slot: -len(slot.prompt))
         while waiting:
-            batch = _Batch(self.backbone)
+            batch = _Batch(self.backbone, _common([slot.prompt for slot in waiting]))
             try:
                 yield from self._run(batch, waiting)
                 return
@@ -96,7 +98,7 @@ class Writer:
         free = rows - len(batch.live)
         if batch.live and (free < max(1, rows // 8) or len(waiting[0].prompt) > batch.columns):
             return []
-        count = min(free, max(1, self.limits.read // len(waiting[0].prompt)), len(waiting))
+        count = min(free, max(1, self.limits.read // (len(waiting[0].prompt) - batch.shared)), len(waiting))
         entered, waiting[:] = waiting[:count], waiting[count:]
         batch.live.extend(entered)
         return entered
@@ -118,8 +120,12 @@ class Writer:
 class _Batch:
     """The rows being written, and their keys and values: place i holds row i of `live`."""
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, common: Sequence[int]) -> None:
+        self.backbone, self.shared = backbone, len(common)
+        self.prefix = DynamicCache()
+        if common:
+            ids = torch.tensor([common], device=backbone.device)
+            backbone.decoder(input_ids=ids, past_key_values=self.prefix, use_cache=True)
         self.live: list[Slot] = []
         self.cache = Cache(layer_class_to_replicate=_Store)
         self.columns = 0
@@ -131,21 +137,29 @@ class _Batch:
         return self.columns - int(self.starts.min()) if len(self.starts) else 0
 
     def read(self, entered: list[Slot]) -> Tensor:
-        """Reads the prompts of rows that were added to `live`; their next-token logits, (rows, vocabulary)."""
+        """Reads the prompts of rows that were added to `live`; their next-token logits, (rows, vocabulary).
+
+        Padding stands on the right here, so that each row goes on right behind what all begin with: a sliding window
+        counts columns.
+        """
         device = self.backbone.device
-        ids, lengths = pad([slot.prompt for slot in entered], self.backbone.pad_id, left=True, device=device)
-        width = ids.shape[1]
-        places = torch.arange(width, device=device)
-        mask = places >= width - lengths[:, None]
-        cache = DynamicCache()
-        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        rests = [slot.prompt[self.shared :] for slot in entered]
+        ids, lengths = pad(rests, self.backbone.pad_id, left=False, device=device)
+        places = torch.arange(self.shared + ids.shape[1], device=device)
+        lengths += self.shared
+        positions = places[self.shared :].expand(len(entered), -1)
+        cache = _repeated(self.prefix, len(entered))
+        logits = self._forward(ids, places < lengths[:, None], positions, cache, lengths - 1)
         if len(entered) == len(self.live):
-            self.columns = width
-        rows = slice(len(self.live) - len(entered), len(self.live))
+            self.columns = int(lengths.max())
         while len(self.cache.layers) < len(cache.layers):
             self.cache.layers.append(_Store())
-        for store, layer in zip(self.cache.layers, cache.layers, strict=True):
-            store.put(rows, self.columns, layer)
+        first = len(self.live) - len(entered)
+        for length, rows in groupby(range(len(entered)), key=lambda i: len(entered[i].prompt)):
+            those = list(rows)
+            part = slice(those[0], those[-1] + 1)
+            for store, layer in zip(self.cache.layers, cache.layers, strict=True):
+                store.put(first, part, (self.columns - length, self.columns), layer)
         self.starts = torch.cat([self.starts, self.columns - lengths])
         return logits
 
@@ -181,11 +195,31 @@ class _Batch:
                 store.shift(len(self.live), unused, self.columns)
             self.starts, self.columns = self.starts - unused, self.columns - unused
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, last: Tensor | None = None
+    ) -> Tensor:
+        """Logits (rows, vocabulary) at each row's last token: its place on the time axis, or the end of the axis."""
         states = self.backbone.decoder(
             input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        return self.backbone.logits(states[:, -1])
+        if last is None:
+            return self.backbone.logits(states[:, -1])
+        return self.backbone.logits(states[torch.arange(len(ids), device=ids.device), last - self.shared])
+
+
+def _common(prompts: Sequence[list[int]]) -> list[int]:
+    """What all prompts begin with, where that is worth reading once; each keeps a token of its own to go on from."""
+    shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+    return prompts[0][:shared] if shared >= SHORTEST_SHARED_PREFIX else []
+
+
+def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of rows that all begin alike."""
+    cache = DynamicCache()
+    for place, layer in enumerate(prefix.layers):
+        if layer.is_initialized:
+            cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), place)
+    return cache
 
 
 class _Store(DynamicLayer):  # type: ignore[misc]
@@ -212,14 +246,15 @@ class _Store(DynamicLayer):  # type: ignore[misc]
         self.see(rows, columns + key_states.shape[2])
         return self.keys, self.values
 
-    def put(self, rows: slice, columns: int, layer: DynamicLayer) -> None:
-        """Copies what was read apart so that it ends at a column."""
+    def put(self, first: int, rows: slice, columns: tuple[int, int], layer: DynamicLayer) -> None:
+        """Copies rows of equal length that were read apart to the places from `first` on, between two columns."""
         if not layer.is_initialized:  # a layer that shares the keys of another
             return
-        self._reserve(rows.stop, columns, layer.keys, layer.values)
+        start, end = columns
+        self._reserve(first + len(layer.keys), end, layer.keys, layer.values)
         assert self.store is not None
         for part, new in zip(self.store, (layer.keys, layer.values), strict=True):
-            part[rows, :, columns - new.shape[2] : columns] = new
+            part[first + rows.start : first + rows.stop, :, start:end] = new[rows, :, : end - start]
 
     def move(self, source: int, target: int, start: int, end: int) -> None:
         """Copies a row to another place."""
