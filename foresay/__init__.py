@@ -17,7 +17,7 @@ folder of what it makes.
     integrations/  inside other libraries
 
     backbone.py    the frozen language model and its tokenizer
-    model.py       the method
+    model.py       the method; its linear maps are in maps.py
     encoder.py     what one uses: texts to embeddings to text
 
 Names load on first use, so `import foresay` and the command line's help do not wait for torch.

@@ -1,12 +1,14 @@
 """`encode`, `encode_query`, `encode_document` and `similarity`, with the keywords that sentence-transformers has.
 
 In: texts and keywords. Out: numpy arrays, float32.
-Careful: every keyword is written out in each of the three, so that a wrong one is an error where it is typed; all three
-end in the one `embed`.
+Careful: the keywords are written out once, and all three have them: a type checker, `help` and an editor see them, and
+a wrong one is a TypeError. All three end in the one `embed`.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,20 @@ import torch
 from .document_teacher import DocumentTeacher
 from .embedded import Array, Ask, Embedded, OnCut, refuse_keywords, unit
 from .errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_keywords_of(method: Callable[P, R]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Gives a method, which hands its other keywords on to `method`, that one's whole signature."""
+
+    def give(other: Callable[..., R]) -> Callable[P, R]:
+        other.__signature__ = signature(method)  # type: ignore[attr-defined]
+        other.__annotations__ = method.__annotations__
+        return other
+
+    return give
 
 
 class EncodeMethods:
@@ -107,89 +123,41 @@ class EncodeMethods:
         single: Array = vectors[0] if isinstance(texts, str) else vectors
         return single
 
+    @_with_keywords_of(encode)
     def encode_query(
         self,
         texts: str | Sequence[str],
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = False,
-        output_value: str = "sentence_embedding",
-        precision: str = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | torch.device | None = None,
-        normalize_embeddings: bool | None = False,
-        truncate_dim: int | None = None,
-        batch_tokens: int | None = None,
-        on_cut: OnCut = "warn",
-        soft_prompts: Array | None = None,
+        **keywords: Any,  # noqa: ANN401
     ) -> Array:
-        """`encode` with the checkpoint's query prompt, unless another one is given."""
-        return self.encode(
-            texts,
-            prompt=prompt,
-            prompt_name="query" if prompt is None and prompt_name is None else prompt_name,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            output_value=output_value,
-            precision=precision,
-            convert_to_numpy=convert_to_numpy,
-            convert_to_tensor=convert_to_tensor,
-            device=device,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            batch_tokens=batch_tokens,
-            on_cut=on_cut,
-            soft_prompts=soft_prompts,
-        )
+        """`encode` with the checkpoint's query prompt, unless another one is given; with the same keywords."""
+        name = "query" if prompt is None and prompt_name is None else prompt_name
+        return self.encode(texts, prompt=prompt, prompt_name=name, **keywords)
 
+    @_with_keywords_of(encode)
     def encode_document(
         self,
         texts: str | Sequence[str],
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = False,
-        output_value: str = "sentence_embedding",
-        precision: str = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | torch.device | None = None,
-        normalize_embeddings: bool | None = False,
-        truncate_dim: int | None = None,
-        batch_tokens: int | None = None,
-        on_cut: OnCut = "warn",
-        soft_prompts: Array | None = None,
+        **keywords: Any,  # noqa: ANN401
     ) -> Array:
         """`encode` with the checkpoint's document prompt; or, where a teacher embeds documents, its vectors.
 
-        The teacher reads bare texts: a prompt is refused. Its own longest input counts for `on_cut`.
+        The teacher reads bare texts: a prompt is refused. Its own longest input counts for `on_cut`. Keywords are those
+        of `encode`.
         """
         if self.document_teacher is not None and prompt:
             raise InputError(
                 f"documents are embedded by {self.document_teacher.name}, which reads bare texts: leave out the "
                 "prompt, or take with_document_teacher(None)"
             )
-        return self.encode(
-            texts,
-            prompt=None if self.document_teacher is not None else prompt,
-            prompt_name="document" if not prompt and prompt_name is None else prompt_name,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            output_value=output_value,
-            precision=precision,
-            convert_to_numpy=convert_to_numpy,
-            convert_to_tensor=convert_to_tensor,
-            device=device,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            batch_tokens=batch_tokens,
-            on_cut=on_cut,
-            soft_prompts=soft_prompts,
-        )
+        given = None if self.document_teacher is not None else prompt
+        name = "document" if not prompt and prompt_name is None else prompt_name
+        return self.encode(texts, prompt=given, prompt_name=name, **keywords)
 
     @staticmethod
     def similarity(left: Array, right: Array) -> Array:

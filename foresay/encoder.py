@@ -6,36 +6,33 @@ with the checkpoint, and adds no prompt unless told. An encoder keeps no counter
 checkpoints may share one backbone.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .backbone import Backbone, check_texts
+from .backbone import Backbone
 from .checkpoints.load import load
-from .config import DecodeConfig
+from .decode_methods import DecodeMethods
 from .document_teacher import DocumentSide, DocumentTeacher
-from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of, unit
+from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of
 from .encode_methods import EncodeMethods
 from .errors import InputError
 from .model import Model
-from .reading.decode import Decoded, decode_stream, decode_texts, decode_tokens
+from .taught_methods import TaughtMethods, check_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .teachers.base import Teacher
 
 __all__ = ["Array", "DocumentTeacher", "Embedded", "Encoder", "OnCut"]
 
 
-class Encoder(EncodeMethods):
+class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
     """Embeds what the backbone would answer, and decodes it.
 
     Attributes:
@@ -76,7 +73,7 @@ class Encoder(EncodeMethods):
         self.prompts = {"query": "", "document": "", **(prompts or {})}
         self.max_tokens = max_tokens
         self.dims, self.decodes = tuple(dims), decodes
-        self.query_weight = _check_weight(query_weight, document_teacher)
+        self.query_weight = check_weight(query_weight, document_teacher)
         self._documents = DocumentSide(document_teacher, model)
 
     @classmethod
@@ -147,14 +144,6 @@ class Encoder(EncodeMethods):
         """`max_tokens`, by the name that sentence-transformers gives it."""
         return self.max_tokens
 
-    @property
-    def document_teacher(self) -> DocumentTeacher | None:
-        """Who embeds documents, where the checkpoint does not.
-
-        Embeddings are in the teacher's space, so an index that the teacher made serves as it is.
-        """
-        return self._documents.wanted
-
     # -- embeddings --------------------------------------------------------------------------------------
 
     def embed(
@@ -217,59 +206,7 @@ class Encoder(EncodeMethods):
         before = self._prompt(prompt, prompt_name)
         return self.model.backbone.tokenize([before + text for text in texts_of(texts)])
 
-    def with_document_teacher(self, teacher: "Teacher | None") -> Self:
-        """The same encoder, with documents embedded by a loaded teacher; by the checkpoint itself without one.
-
-        Raises:
-            InputError: if its vectors have another width than the embeddings, or if there is none and the query's own
-                part needs one.
-        """
-        if teacher is None and self.query_weight:
-            raise InputError(
-                f"a teacher gives the query's own part of these embeddings (a share of {self.query_weight:g}), so one "
-                "is needed; take with_query_weight(0) first, or foresay reweight CHECKPOINT --query-weight 0"
-            )
-        if teacher is not None and teacher.dim != self.dim:
-            raise InputError(
-                f"{teacher.name} gives vectors of width {teacher.dim}, the checkpoint embeds in {self.dim}; "
-                "documents can be embedded by the teacher that set the targets, and by no other"
-            )
-        other = copy.copy(self)
-        named = None if teacher is None else DocumentTeacher(teacher.name, teacher.revision, teacher.max_tokens)
-        other._documents = DocumentSide(named, self.model, teacher)
-        return other
-
-    def with_query_weight(self, weight: float) -> Self:
-        """The same encoder, whose embeddings hold the teacher's own vector of the bare query too.
-
-        An embedding is then `(1 - weight) * e + weight * t`, where `e` is what this checkpoint gives, `t` what its
-        teacher gives, and both have length 1. It costs a second pass; where the teacher is made of the same language
-        model, one copy in memory serves both. A weight of 1 is the teacher itself. `foresay reweight` saves it.
-
-        Args:
-            weight: from 0, the checkpoint alone, to 1.
-
-        Raises:
-            InputError: for another weight, or if the checkpoint embeds documents itself, without a teacher.
-        """
-        other = copy.copy(self)
-        other.query_weight = _check_weight(weight, self.document_teacher)
-        return other
-
-    def share_teacher(self, other: "Encoder") -> None:
-        """Uses the teacher that another encoder has in memory, if it is the one that embeds documents here too."""
-        self._documents.share(other._documents)
-
-    def load_document_teacher(self) -> "Teacher":
-        """The teacher that embeds documents, loaded once.
-
-        Raises:
-            InputError: if the checkpoint embeds documents itself.
-            CheckpointError: if no teacher is there by that name now, or another one.
-        """
-        return self._documents.load()
-
-    # -- soft prompts and decoding -----------------------------------------------------------------------
+    # -- soft prompts ------------------------------------------------------------------------------------
 
     def soft_prompts(
         self,
@@ -293,67 +230,6 @@ class Encoder(EncodeMethods):
         self.model.run(rows, self.model.soft_prompt, [torch.from_numpy(prompts)], batch_tokens)
         single: Array = prompts[0] if isinstance(texts, str) else prompts
         return single
-
-    def decode(
-        self,
-        texts: str | Sequence[str] | None = None,
-        *,
-        soft_prompts: ArrayLike | Tensor | None = None,
-        max_new_tokens: int | None = None,
-        config: DecodeConfig | None = None,
-    ) -> list[str]:
-        """Writes out what the embedding of each text stands for.
-
-        Args:
-            texts: one text or many, embedded as queries; or else
-            soft_prompts: (batch, compression, hidden) from `soft_prompts`. Pooled embeddings cannot be decoded.
-            max_new_tokens: longest answer, in tokens; the short way to that field of `config`.
-            config: sampling, stop strings, a question, the batch size. Without it: greedy, at most 256 tokens.
-
-        Returns:
-            one answer a text, up to the model's own stop token.
-
-        Raises:
-            InputError: unless exactly one of texts and soft_prompts is given, of the right shape and dtype.
-        """
-        return decode_texts(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
-
-    def decode_tokens(
-        self,
-        texts: str | Sequence[str] | None = None,
-        *,
-        soft_prompts: ArrayLike | Tensor | None = None,
-        max_new_tokens: int | None = None,
-        config: DecodeConfig | None = None,
-    ) -> list[Decoded]:
-        """`decode`, with the log-probability of every token and why each text ends."""
-        return decode_tokens(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
-
-    def decode_stream(
-        self,
-        text: str | None = None,
-        *,
-        soft_prompts: ArrayLike | Tensor | None = None,
-        max_new_tokens: int | None = None,
-        config: DecodeConfig | None = None,
-    ) -> Iterator[str]:
-        """`decode` for one text or soft prompt, a piece at a time; closing the iterator stops the backbone."""
-        texts = None if text is None else check_texts(text)
-        return decode_stream(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
-
-    def _prompts_to_read(
-        self, texts: str | Sequence[str] | None, prompts: ArrayLike | Tensor | None
-    ) -> ArrayLike | Tensor:
-        if (texts is None) == (prompts is None):
-            raise InputError("decode takes either texts or soft_prompts; give exactly one of them")
-        if not self.decodes:
-            raise InputError(
-                "this checkpoint was made without the reconstruction loss, so nothing can read its soft prompts; "
-                "to decode, make one with foresay train and --reconstruction-weight above 0"
-            )
-        if texts is not None:
-            return self.soft_prompts([texts] if isinstance(texts, str) else texts, prompt_name="query")
-        return prompts  # type: ignore[return-value]  # exactly one of the two is None
 
     # -- what both share ---------------------------------------------------------------------------------
 
@@ -382,22 +258,6 @@ class Encoder(EncodeMethods):
             found = f"{soft_prompts.dtype} {soft_prompts.shape}"
             raise InputError(f"soft_prompts is an array of {found}; expected float32 {expected} to fill")
 
-    def add_query_part(self, vectors: Array, texts: Sequence[str], ask: Ask | None = None) -> Embedded:
-        """What `with_query_weight` adds, to vectors that are made already.
-
-        Args:
-            vectors: (texts, dim), what the checkpoint itself gives, of full length.
-            texts: the same texts, bare.
-            ask: batches, and what to do about texts that are too long for the teacher.
-
-        Returns:
-            vectors (texts, dim); the tokens that the teacher read, and the texts that it cut.
-        """
-        whole = replace(ask or Ask(), truncate_dim=None, normalize=False, soft_prompts=None)
-        theirs = self._documents.embed(texts, whole)
-        mixed = (1 - self.query_weight) * unit(vectors) + self.query_weight * unit(theirs.vectors)
-        return replace(theirs, vectors=np.asarray(mixed, np.float32))
-
     def _weigh(self, texts: Sequence[str], ids: Sequence[Sequence[int]], ask: Ask) -> Embedded:
         """Embeds, and adds the teacher's vectors of the bare texts; cut is what either of them has cut."""
         made = self._embed_rows(ids, replace(ask, truncate_dim=None, normalize=False))
@@ -418,23 +278,6 @@ class Encoder(EncodeMethods):
         return Embedded(finish(vectors, self._lengths, ask), tokens, cut)
 
 
-def _check_weight(weight: float, teacher: DocumentTeacher | None) -> float:
-    """A weight of the query's own part, if it is one and there is a teacher to give that part."""
-    if not 0 <= weight <= 1:
-        raise InputError(f"the weight of the query's own part is {weight}; expected a number from 0 to 1")
-    if weight and teacher is None:
-        raise InputError(
-            "this checkpoint embeds documents itself, so there is no teacher whose vector of the query could be "
-            "added; hand one in by with_document_teacher"
-        )
-    return float(weight)
-
-
 def _is_document(prompt_name: str | None) -> bool:
     """Whether a prompt of this name stands before documents, as mteb names them."""
     return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))
-
-
-def _how(config: DecodeConfig | None, max_new_tokens: int | None) -> DecodeConfig:
-    config = config or DecodeConfig()
-    return config if max_new_tokens is None else replace(config, max_new_tokens=max_new_tokens)

@@ -1,8 +1,7 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
-In: token ids of texts. Out: states of the special tokens → soft_prompt (batch, compression, hidden) and
-embedding (batch, dim); and the loss of writing the response from a soft prompt. What the embedding reads of the
-states, a mean, every token or every layer, is its readout (readouts.py).
+In: token ids of texts. Out: states of the special tokens, which the maps (maps.py) lead to soft_prompt (batch,
+compression, hidden) and embedding (batch, dim); and the loss of writing the response from a soft prompt.
 
 Attention is causal, which two things here rest on:
 
@@ -27,28 +26,19 @@ from .backbone import Backbone
 from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
 from .cross_entropy import chunked_cross_entropy
 from .errors import BackboneError, InputError
-from .readouts import find as find_readout
-from .readouts import gather
+from .maps import Maps, MapShape
 
 if TYPE_CHECKING:
     from .adapter import Adapter
 
 
-class Model(nn.Module):
-    """A frozen backbone with trainable special tokens and two linear maps.
+class Model(Maps):
+    """A frozen backbone with trainable special tokens and two linear maps, whose attributes are in `Maps`.
 
     Attributes:
         special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
-        reconstruct: last state to soft prompt, Linear(hidden, hidden), float32; or `TokenMaps`, one for each token.
-        by_token: whether it is one for each token; the alignment map then reads the states, not the soft prompt.
-        align: to embedding space, float32, Linear(hidden, dim); of each token or layer, Linear(parts * hidden, dim).
-        center, spread: (layers, hidden), mean and standard deviation of the states over texts; only where every
-            layer is read. Layers differ by orders of magnitude, and Adam's steps are the same for every weight.
-        rotation: (dim, dim), orthogonal: from the teacher's axes to the embedding's, most telling first; only where
-            embeddings are to be shortened.
-        readout: name of what the alignment map reads, see readouts.py.
-        parts: how many vectors of the hidden width that is.
-        every_layer: whether it reads the states of every layer; these are then (batch, layers, compression, hidden).
+        thought: how many tokens come first, whose outputs are ignored.
+        template: what stands around a text; `prefix_ids` and `suffix_ids` are its token ids.
         adapter: LoRA weights of the decoder that reads texts; None as published.
         backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
     """
@@ -81,30 +71,21 @@ class Model(nn.Module):
             lora_rank: of an adapter that reads the texts too; 0 for none, as published.
             seed: of the initial weights.
         """
-        super().__init__()
-        object.__setattr__(self, "backbone", backbone)
-        self.backbone: Backbone
-        self.thought, self.compression, self.template, self.readout = thought, compression, template, readout
-        found = find_readout(readout)
-        self.every_layer, self.mixing = found.every_layer, found.mixing(compression)
-        layers = int(backbone.text_config.num_hidden_layers) if self.every_layer else 1
-        self.parts = layers * len(self.mixing)
-        self.prefix_ids, self.suffix_ids = backbone.frame(template)
-        hidden = backbone.hidden_size
+        layers = int(backbone.text_config.num_hidden_layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.special_tokens = nn.Parameter(_like_rows_of(backbone.embedding.weight, thought + compression))
-            self.by_token = reconstruct == "tokens"
-            self.reconstruct = TokenMaps(compression, hidden) if self.by_token else nn.Linear(hidden, hidden)
-            self.align = nn.Linear(self.width, dim)
-        if self.every_layer:
-            self.register_buffer("center", torch.zeros(self.parts, hidden))
-            self.register_buffer("spread", torch.ones(self.parts, hidden))
-        self.register_buffer("rotation", torch.eye(dim) if rotated else None)
-        self.center: Tensor
-        self.spread: Tensor
-        self.rotation: Tensor | None
-        self._cached_map: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+            special_tokens = _like_rows_of(backbone.embedding.weight, thought + compression)
+            super().__init__(
+                MapShape(backbone.hidden_size, compression, dim, layers),
+                readout=readout,
+                reconstruct=reconstruct,
+                rotated=rotated,
+            )
+        object.__setattr__(self, "backbone", backbone)
+        self.backbone: Backbone
+        self.thought, self.template = thought, template
+        self.prefix_ids, self.suffix_ids = backbone.frame(template)
+        self.special_tokens = nn.Parameter(special_tokens)
         self.adapter = _adapter(backbone, lora_rank, seed) if lora_rank else None
         self.to(backbone.device)
 
@@ -114,19 +95,9 @@ class Model(nn.Module):
         return self.thought + self.compression
 
     @property
-    def width(self) -> int:
-        """Numbers that the alignment map reads of a text."""
-        return self.parts * self.backbone.hidden_size
-
-    @property
     def reader(self) -> nn.Module:
         """The decoder that reads texts and special tokens; soft prompts are read by the backbone's own."""
         return self.backbone.decoder if self.adapter is None else self.adapter.decoder
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding."""
-        return self.align.out_features
 
     # -- text to token ids -------------------------------------------------------------------------------
 
@@ -278,69 +249,6 @@ class Model(nn.Module):
         scaled = self.special_tokens.to(self.backbone.dtype) * self.backbone.embed_scale
         return scaled.to(self.backbone.dtype).expand(batch, -1, -1)
 
-    # -- states to vectors -------------------------------------------------------------------------------
-
-    def soft_prompt(self, hidden: Tensor) -> Tensor:
-        """States to soft prompts (batch, compression, hidden), float32; of several layers, the last counts."""
-        prompts: Tensor = self.reconstruct(self.last(hidden).float())
-        return prompts
-
-    def last(self, hidden: Tensor) -> Tensor:
-        """States of the last layer (batch, compression, hidden), whether every layer was read or not."""
-        return hidden[:, -1] if self.every_layer else hidden
-
-    def outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """States to soft prompts (batch, compression, hidden) and embeddings (batch, dim), both float32."""
-        soft_prompt = self.soft_prompt(hidden)
-        if self.every_layer:
-            return soft_prompt, self.align(self._standardised(hidden))
-        read = self.features(hidden) if self.by_token else gather(soft_prompt, self.mixing)
-        return soft_prompt, self.align(read)
-
-    @torch.no_grad()
-    def embed(self, hidden: Tensor) -> Tensor:
-        """States to embeddings (batch, dim), float32, by the fused map: what one uses when nothing is to be trained.
-
-        States of every layer are not fused but standardised first: a few of their numbers are thousands of times
-        their own spread, and the sum over them would lose digits.
-        """
-        if self.every_layer:
-            return self.align(self._standardised(hidden))  # type: ignore[no-any-return]
-        return functional.linear(self.features(hidden), *self._fused())
-
-    def _fused(self) -> tuple[Tensor, Tensor]:
-        """`fused_map`, computed once for as long as the maps stay as they are."""
-        maps = (*self.align.parameters(), *self.reconstruct.parameters())
-        state = [(weight.data_ptr(), weight._version) for weight in maps]
-        if self._cached_map is None or self._cached_map[0] != state:
-            self._cached_map = (state, self.fused_map())
-        return self._cached_map[1]
-
-    def _standardised(self, hidden: Tensor) -> Tensor:
-        return (self.features(hidden) - self.center.flatten()) / self.spread.flatten()
-
-    def features(self, hidden: Tensor) -> Tensor:
-        """What the embedding is a linear map of: (batch, width), float32."""
-        return gather(hidden.to(self.align.weight.dtype), self.mixing)
-
-    def fused_map(self) -> tuple[Tensor, Tensor]:
-        """All that stands between states and embedding as one map: weight (dim, width) and bias (dim,).
-
-        Every step of it is linear and every part a mean, so embedding = features(hidden) @ weight.T + bias.
-        """
-        weight, bias = self.align.weight, self.align.bias
-        if self.every_layer:
-            weight = weight / self.spread.flatten()
-            return weight, bias - weight @ self.center.flatten()
-        if self.by_token:
-            return weight, bias
-        by_part = weight.view(self.dim, self.parts, -1)
-        return (by_part @ self.reconstruct.weight).flatten(1), by_part.sum(dim=1) @ self.reconstruct.bias + bias
-
-    def to_own_axes(self, vectors: Tensor) -> Tensor:
-        """The teacher's vectors (batch, dim) as the embedding spells them; cosines and distances stay."""
-        return vectors if self.rotation is None else vectors @ self.rotation
-
     # -- the loss of decoding ----------------------------------------------------------------------------
 
     def reconstruction_loss(self, soft_prompt: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
@@ -395,26 +303,6 @@ class Model(nn.Module):
             **{**greedy, **options},
         )
         return ids
-
-
-class TokenMaps(nn.Module):
-    """A linear map for each token: (batch, tokens, hidden) to the same shape.
-
-    Attributes:
-        weight: (tokens, out, in) float32.
-        bias: (tokens, out) float32.
-    """
-
-    def __init__(self, tokens: int, hidden: int) -> None:
-        """Draws the weights as `nn.Linear` does."""
-        super().__init__()
-        maps = [nn.Linear(hidden, hidden) for _ in range(tokens)]
-        self.weight = nn.Parameter(torch.stack([one.weight.detach() for one in maps]))
-        self.bias = nn.Parameter(torch.stack([one.bias.detach() for one in maps]))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Each token's state through its own map."""
-        return torch.einsum("bth,tdh->btd", states, self.weight) + self.bias
 
 
 def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:

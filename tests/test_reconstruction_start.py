@@ -15,7 +15,8 @@ from foresay.config import FitConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
 from foresay.errors import InputError
-from foresay.model import Model, TokenMaps
+from foresay.maps import TokenMaps
+from foresay.model import Model
 from foresay.training import reconstruction_start as start
 from foresay.training.fit import fit
 from foresay.training.train import train
