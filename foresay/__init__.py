@@ -13,7 +13,7 @@ folder of what it makes.
     evaluation/    does it find the answer: evaluate
     reading/       what an embedding holds, in words
     serving/       over HTTP: serve
-    retrieval/     an index that knows its model: Index
+    retrieval/     an index that knows its model: Index, adopt, migrate, rehead
     integrations/  inside other libraries
 
     backbone.py    the frozen language model and its tokenizer
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdoptConfig": "config",
     "Backbone": "backbone",
     "Encoder": "encoder",
     "EvaluateConfig": "config",
@@ -50,6 +51,7 @@ _HOMES = {
     "TeacherConfig": "config",
     "TrainConfig": "config",
     "WhitenConfig": "config",
+    "adopt": "retrieval.adopt",
     "as_sentence_transformer": "integrations.sentence_transformers",
     "bundle": "checkpoints.bundle",
     "closed_form_teacher": "teachers.whiten",
@@ -64,6 +66,9 @@ _HOMES = {
     "look": "data.look",
     "make_teacher": "teachers.make",
     "merge": "data.merge",
+    "migrate": "retrieval.migrate",
+    "rehead": "retrieval.rehead",
+    "open_index": "retrieval.opening",
     "whiten_index": "teachers.whiten",
     "read_queries": "data.queries",
     "read_responses": "data.responses",
@@ -84,6 +89,7 @@ if TYPE_CHECKING:
     from .checkpoints.convert import convert as convert
     from .checkpoints.reweight import reweight as reweight
     from .checkpoints.verify import verify as verify
+    from .config import AdoptConfig as AdoptConfig
     from .config import DecodeConfig as DecodeConfig
     from .config import EvaluateConfig as EvaluateConfig
     from .config import FitConfig as FitConfig
@@ -113,7 +119,11 @@ if TYPE_CHECKING:
     from .reading.latent_build import latent_index as latent_index
     from .reading.lens import lens as lens
     from .reading.report import report as report
+    from .retrieval.adopt import adopt as adopt
     from .retrieval.index import Index as Index
+    from .retrieval.migrate import migrate as migrate
+    from .retrieval.opening import open_index as open_index
+    from .retrieval.rehead import rehead as rehead
     from .serving.config import ServeConfig as ServeConfig
     from .serving.serve import serve as serve
     from .teachers.base import Teacher as Teacher

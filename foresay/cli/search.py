@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import IndexConfig
+from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
 from .options import Command, build, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
+    from ..encoder import Encoder
     from ..retrieval.documents import Document, Hit
+    from ..retrieval.index import Index
+    from ..retrieval.searching import Searcher
 
 
 @click.command(
@@ -55,8 +58,18 @@ def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  #
     click.echo(
         f"{output}: {len(made)} documents ({added.new} new, {added.changed} replaced, {added.kept} there already)"
     )
+    _measured(made)
     if rejected:
         click.echo(f"{len(rejected)} rows could not be used; the first: {rejected[0]}", err=True)
+
+
+def _measured(made: "Index") -> None:
+    """What approximations cost, where there are some."""
+    cosine, recall = made.states_cosine(), made.recall()
+    if cosine is not None:
+        click.echo(f"states kept as {made.config.states}: vectors made from them have a cosine of {cosine:.6f} or more")
+    if recall is not None:
+        click.echo(f"vector index: it finds {recall:.1%} of the ten nearest chunks of an exact search")
 
 
 def _documents(source: str, column: str | None, split: str, rejected: list[str]) -> "Iterator[Document]":
@@ -67,6 +80,110 @@ def _documents(source: str, column: str | None, split: str, rejected: list[str])
             rejected.append(f"{source}, row {item.line}: {item.reason}")
         else:
             yield item
+
+
+@click.command(
+    cls=Command,
+    short_help="Search an index that you have already.",
+    example="""
+    foresay adopt checkpoint documents.parquet -o index
+    foresay adopt checkpoint postgresql://localhost/shop --table passages -o index
+    foresay adopt checkpoint qdrant:http://localhost:6333 --table passages -o index
+    foresay adopt checkpoint vectors.npy --texts documents.jsonl -o index
+    foresay search index 'What does frugal mean?' -c checkpoint
+    """,
+)
+@click.argument("checkpoint")
+@click.argument("source")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@options(AdoptConfig)
+@click.option("--teacher", help="The teacher that made the vectors, where the checkpoint does not say where it is.")
+@shared("device")
+@shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def adopt(checkpoint: str, source: str, output: Path, teacher: str | None, **values: Any) -> None:  # noqa: ANN401
+    """Take over the index at SOURCE, whose vectors the teacher of CHECKPOINT made, without touching it.
+
+    SOURCE is a LanceDB folder, a .parquet or .npy file, a PostgreSQL table with pgvector, or a Qdrant collection. Some
+    of its texts are embedded again and compared; vectors of another model, prompt or pooling are refused. Nothing is
+    copied: foresay search then asks SOURCE.
+    """
+    config = build(AdoptConfig, values)
+    device = values["device"]
+    encoder = _taught(checkpoint, load_encoder(checkpoint, **values), device, teacher)
+    from ..retrieval.adopt import adopt as run
+
+    made = click.get_current_context().with_resource(run(source, encoder, output, config))
+    found = made.agreement
+    click.echo(
+        f"{output}: {made.backend.name}, {len(made)} rows; {found.compared} stored texts embedded again have a median "
+        f"cosine of {found.cosine:.4f} to the stored vectors (least {found.least:.4f})"
+    )
+
+
+def _taught(checkpoint: str, encoder: "Encoder", device: str, name: str | None) -> "Encoder":
+    """An encoder that knows its teacher, also where it embeds documents itself."""
+    if encoder.document_teacher is not None and name is None:
+        return encoder
+    from ..evaluation.checkpoint_teacher import teacher_of
+
+    return encoder.with_document_teacher(teacher_of(checkpoint, encoder.model.backbone, device, name))
+
+
+@click.command(
+    cls=Command,
+    short_help="Move an index to another checkpoint.",
+    example="""
+    foresay migrate new-checkpoint index
+    """,
+)
+@click.argument("checkpoint")
+@click.argument("index", type=click.Path(path_type=Path))
+@shared("device")
+@shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def migrate(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
+    """Embed the documents of INDEX again with CHECKPOINT, which then searches it.
+
+    Until all of them are done, INDEX is searched as before, with the checkpoint that made it; then it changes at once.
+    Run again after a kill, it goes on.
+    """
+    encoder = load_encoder(checkpoint, **values)
+    from ..retrieval.migrate import migrate as run
+
+    with progress_bar("migrating") as progress:
+        made = run(index, encoder, progress=progress)
+    click.echo(f"{index}: {len(made)} documents, now of {checkpoint}")
+    _measured(made)
+
+
+@click.command(
+    cls=Command,
+    short_help="Make an index's vectors anew without the language model.",
+    example="""
+    foresay index checkpoint documents.jsonl -o index --states float16
+    foresay fit responses.jsonl more-targets -m MODEL --checkpoint checkpoint -o new-checkpoint
+    foresay rehead new-checkpoint index
+    """,
+)
+@click.argument("checkpoint")
+@click.argument("index", type=click.Path(path_type=Path))
+@shared("device")
+@shared("dtype")
+@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
+    """Make the vectors of INDEX anew by the maps of CHECKPOINT, from the states that INDEX keeps.
+
+    CHECKPOINT has the same language model and special tokens, and other maps. Where a teacher embeds documents there is
+    nothing to do: any checkpoint of that teacher searches INDEX as it is.
+    """
+    encoder = load_encoder(checkpoint, **values)
+    from ..retrieval.rehead import rehead as run
+
+    with progress_bar("reheading") as progress:
+        made = run(index, encoder, progress)
+    click.echo(f"{index}: {len(made)} documents, now of {checkpoint}")
+    _measured(made)
 
 
 @click.command(
@@ -85,13 +202,15 @@ def _documents(source: str, column: str | None, split: str, rejected: list[str])
 @click.option(
     "--mode",
     type=click.Choice(["hybrid", "dense", "words"]),
-    default="hybrid",
-    show_default=True,
-    help="dense: by meaning; words: BM25; hybrid: both, by reciprocal rank.",
+    help="dense: by meaning; words: BM25; hybrid: both, by reciprocal rank (default; dense for an adopted index).",
 )
-@click.option("--where", help="SQL over id, text and metadata: \"json_get_int(metadata, 'year') > 1990\".")
+@click.option(
+    "--where",
+    help="SQL over id, text and metadata: \"json_get_int(metadata, 'year') > 1990\"; for adopted ones, over columns.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a query.")
 @click.option("--trec", type=click.Path(path_type=Path), help="Write a run file for trec_eval.")
+@click.option("--exact", is_flag=True, help="Pass over the vector index, where there is one.")
 @click.option("--explain", is_flag=True, help="Show what the model thinks is asked, and the teacher's own hits.")
 @shared("column")
 @shared("split")
@@ -104,10 +223,11 @@ def search(
     checkpoint: str,
     source: str | None,
     top: int,
-    mode: str,
+    mode: str | None,
     where: str | None,
     as_json: bool,
     trec: Path | None,
+    exact: bool,
     explain: bool,
     **rest: Any,  # noqa: ANN401
 ) -> None:
@@ -115,12 +235,17 @@ def search(
     ids, queries = texts_of(source, () if query is None else (query,), rest.pop("column"), rest.pop("split"))
     if explain and len(queries) != 1:
         raise InputError("--explain shows one query; leave out -f")
-    encoder = load_encoder(checkpoint, **rest)
-    from ..retrieval.index import Index
+    from ..retrieval.opening import open_index
+    from ..retrieval.pointer import read_pointer
     from ..retrieval.trec import write_run
 
-    opened = Index.open(index, encoder)
-    found = opened.search_many(queries, top, mode=mode, where=where)
+    kind = read_pointer(index).get("kind")  # before a model is loaded
+    encoder = load_encoder(checkpoint, **rest)
+    if kind == "adopted":
+        encoder = _taught(checkpoint, encoder, rest["device"], None)
+    opened = click.get_current_context().with_resource(open_index(index, encoder))
+    opened.exact = exact
+    found = opened.search_many(queries, top, mode=mode or "", where=where)
     if trec is not None:
         write_run(trec, dict(zip(ids, found, strict=True)))
         click.echo(f"{trec}: the hits of {len(ids)} queries")
@@ -133,10 +258,22 @@ def search(
             click.echo(text)
         _show(hits)
     if explain:
-        explained = opened.explain(queries[0], top, where=where)
-        click.echo(f"\nwhat the model thinks is asked: {explained.decoded}")
-        click.echo(f"\nhits of {explained.teacher} on the bare query:")
-        _show(explained.hits)
+        _explain(opened, queries[0], found[0], where)
+
+
+def _explain(opened: "Searcher", query: str, hits: "list[Hit]", where: str | None) -> None:
+    """The query decoded, the hits decoded where their states are kept, and the hits of the bare query."""
+    from ..retrieval.index import Index
+    from ..retrieval.parts import keeping_in
+
+    explained = opened.explain(query, max(len(hits), 1), where=where)
+    click.echo(f"\nwhat the model thinks is asked: {explained.decoded}")
+    if isinstance(opened, Index) and opened.encoder.decodes and keeping_in(opened.about()) is not None:
+        click.echo("\nwhat the hits stand for, decoded:")
+        for hit, text in zip(hits, opened.read(hits), strict=True):
+            click.echo(f"         {hit.id}  {' '.join(text.split())[:100]}")
+    click.echo(f"\nhits of {explained.teacher} on the bare query:")
+    _show(explained.hits)
 
 
 def _show(hits: "list[Hit]") -> None:

@@ -11,44 +11,35 @@ encoder's fingerprint with the table's. Where they differ, stored texts are embe
 same model in another place, anything else is refused.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from .. import __version__
 from ..backbone import check_texts
-from ..checkpoints.fingerprints import encoder_fingerprint
 from ..config import IndexConfig
 from ..data.queries import Progress
 from ..embedded import Array, unit
 from ..encoder import Encoder
 from ..errors import DataError, InputError
-from ..files import differences, locked, read_json, write_json
-from .chunks import Chunk, Chunker
+from ..files import locked
+from .chunks import Chunker
 from .documents import Document, Hit, checked
-from .ranking import documents, fuse
-from .store import Store, schema
+from .numbers import blocks, number
+from .parts import Maker, Part, keeping_in
+from .pointer import LOCK, check_free, clear, read_pointer, write_pointer
+from .rewriting import BLOCK, TIDY, next_table, sweep
+from .searching import Searcher
+from .space import check, cosines, describe
+from .states import embed_states, soft_prompts
+from .store import Store
 
-FORMAT = 1
-_LOCK = "writing.lock"
-MODES = ("hybrid", "dense", "words")
-T = TypeVar("T")
-_BLOCK = 512
-"""Documents in one commit: what a kill costs at most."""
-_TIDY = 64
-"""Commits between two times of joining small files."""
-_DEEP = 100
-"""Documents of each ranking that are fused, at least."""
-_SAME = 0.995
-"""Least median cosine of stored vectors to those of the same texts embedded again; dtypes differ by less."""
 _SAMPLE = 8
+_MEASURED = 64
+"""Rows by which the loss of kept states, and queries by which the recall of a vector index is measured."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +51,22 @@ class Added:
     kept: int = 0
 
 
-@dataclass(frozen=True)
-class Explained:
-    """Why a query finds what it finds.
-
-    Attributes:
-        decoded: what the model thinks is asked, in words.
-        teacher: who embedded the bare query for comparison.
-        hits: what that vector finds.
-    """
-
-    decoded: str
-    teacher: str
-    hits: list[Hit]
-
-
-class Index:
+class Index(Searcher):
     """A searchable table of documents, and the encoder that its vectors belong to.
 
     Attributes:
         path: its folder.
         encoder: embeds queries, and documents that are added.
         config: how documents are cut and embedded.
+        mode: how it ranks unless asked otherwise.
+        exact: whether searches pass over the vector index, where there is one.
     """
 
     def __init__(self, path: Path, store: Store, encoder: Encoder, config: IndexConfig) -> None:
         """Use `create` or `open`."""
-        self.path, self.encoder, self.config = path, encoder, config
-        self._store = store
+        self.path, self.encoder, self.config, self.mode = path, encoder, config, "hybrid"
+        self.exact = False
+        self._store, self._maker = store, Maker(encoder, config)
 
     @classmethod
     def create(cls, path: str | Path, encoder: Encoder, config: IndexConfig | None = None) -> "Index":
@@ -99,18 +78,20 @@ class Index:
             config: how documents are cut and embedded.
 
         Raises:
-            DataError: if there is something at `path` already.
+            DataError: if there is something at `path` already; what a killed `create` left is no matter.
             InputError: if the encoder cannot embed as asked.
         """
         path, config = Path(path), config or IndexConfig()
-        if path.exists() and (not path.is_dir() or any(p.name != _LOCK for p in path.iterdir())):
-            raise DataError(f"{path} is there already; open it, or use another place")
+        check_free(path)
         Chunker(encoder, config.chunk_tokens, config.overlap)
+        maker = Maker(encoder, config)
         width = encoder.encode_query([""], truncate_dim=config.truncate_dim or None).shape[1]
         path.mkdir(parents=True, exist_ok=True)
-        with locked(path / _LOCK):
-            store = Store.create(path / "tables", "rows-1", width, _about(encoder, config))
-            write_json(path / "index.json", {"format": "foresay-index", "format_version": FORMAT, "table": "rows-1"})
+        with locked(path / LOCK):
+            check_free(path)
+            clear(path)
+            store = Store.create(path / "tables", "rows-1", width, describe(encoder, config), maker.keeping)
+            write_pointer(path, {"kind": "own", "table": "rows-1"})
         return cls(path, store, encoder, config)
 
     @classmethod
@@ -123,13 +104,13 @@ class Index:
         path = Path(path)
         store = open_store(path)
         about = store.about()
-        index = cls(path, store, encoder, IndexConfig(**about["config"]))
-        _check(store, about, encoder, index._embed, path)
-        return index
+        config = IndexConfig(**about["config"])
+        check(about, encoder, lambda: store.sample(_SAMPLE), Maker(encoder, config).embed, path)
+        return cls(path, store, encoder, config)
 
     def __len__(self) -> int:
         """Documents."""
-        return int(self._store.table.count_rows("chunk = 0"))
+        return self._current().documents()
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -148,194 +129,136 @@ class Index:
         """
         chunker = Chunker(self.encoder, self.config.chunk_tokens, self.config.overlap)
         new = changed = kept = 0
-        with locked(self.path / _LOCK):
-            there = {_number(name): _number(digest) for name, digest in self._store.digests()}
-            for number, block in enumerate(_blocks(items), 1):
+        with locked(self.path / LOCK):
+            store = self._sole()
+            there = {number(name): number(digest) for name, digest in store.digests()}
+            for count, block in enumerate(blocks(items, BLOCK), 1):
                 latest = {item.id: checked(item) for item in block}
-                todo = [item for item in latest.values() if there.get(_number(item.id)) != _number(item.digest())]
-                fresh = [item for item in todo if _number(item.id) not in there]
-                stale = [item for item in todo if _number(item.id) in there]
-                self._write(todo, {item.id for item in fresh}, chunker)
-                there |= {_number(item.id): _number(item.digest()) for item in todo}
+                todo = [item for item in latest.values() if there.get(number(item.id)) != number(item.digest())]
+                fresh = [item for item in todo if number(item.id) not in there]
+                stale = [item for item in todo if number(item.id) in there]
+                for write, chosen in ((store.append, fresh), (store.replace, stale)):
+                    if chosen:
+                        write(self._maker.rows(_parts(chosen, chunker), store.about()))
+                there |= {number(item.id): number(item.digest()) for item in todo}
                 new, changed, kept = new + len(fresh), changed + len(stale), kept + len(block) - len(todo)
-                if number % _TIDY == 0:
-                    self._store.tidy()
+                if count % TIDY == 0:
+                    store.tidy(self.config.ann_rows)
                 if progress:
                     progress(new + changed + kept, None, "")
-            self._store.tidy()
+            store.tidy(self.config.ann_rows)
         return Added(new, changed, kept)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Deletes documents by id, and says how many there were."""
         ids = check_texts(ids, "id")
         before = len(self)
-        with locked(self.path / _LOCK):
-            for block in _blocks(ids):
-                self._store.delete(block)
-            self._store.tidy()
+        with locked(self.path / LOCK):
+            store = self._sole()
+            for block in blocks(ids, BLOCK):
+                store.delete(block)
+            store.tidy(self.config.ann_rows)
         return before - len(self)
 
-    def _write(self, items: Sequence[Document], fresh: set[str], chunker: Chunker) -> None:
-        parts = [(item, number, chunk) for item in items for number, chunk in enumerate(chunker(item.text))]
-        if not parts:
-            return
-        vectors = self._embed([chunk.text for _, _, chunk in parts])
-        bad = sorted({part[0].id for part, vector in zip(parts, vectors, strict=True) if not np.isfinite(vector).all()})
-        if bad:
-            raise DataError(
-                f"the encoder gives vectors that are not finite for {len(bad)} documents (first: {bad[0]!r}); take "
-                "them out, or load it in another dtype"
-            )
-        about, dim = self._store.about(), vectors.shape[1]
-        for write, chosen in ((self._store.append, True), (self._store.replace, False)):
-            rows = [i for i, part in enumerate(parts) if (part[0].id in fresh) == chosen]
-            if rows:
-                write(_table([parts[i] for i in rows], vectors[rows], schema(dim, about)))
+    def _sole(self) -> Store:
+        """The table, for the one who holds the lock; what a killed migration left behind the switch is deleted."""
+        store, current = self._current(), str(read_pointer(self.path)["table"])
+        sweep(self.path, current, {next_table(current)})
+        return store
 
-    def _embed(self, texts: Sequence[str]) -> Array:
-        cut = self.config.truncate_dim or None
-        return self.encoder.encode_document(list(texts), normalize_embeddings=True, truncate_dim=cut, on_cut="ignore")
+    def about(self) -> dict[str, Any]:
+        """What the table says of itself: what made its vectors, and how states are kept."""
+        return self._store.about()
 
-    # -- searching ---------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------
 
-    def search(self, query: str, top: int = 10, *, mode: str = "hybrid", where: str | None = None) -> list[Hit]:
-        """Finds documents for one query; see `search_many`."""
-        return self.search_many([query], top, mode=mode, where=where)[0]
-
-    def search_many(
-        self, queries: Sequence[str], top: int = 10, *, mode: str = "hybrid", where: str | None = None
-    ) -> list[list[Hit]]:
-        """Finds documents for each query.
-
-        Args:
-            queries: embedded together.
-            top: documents wanted.
-            mode: `dense` ranks by cosine, `words` by BM25, `hybrid` fuses both by reciprocal rank.
-            where: SQL over `id`, `text` and `metadata`, such as `json_get_int(metadata, 'year') > 1990`.
-
-        Returns:
-            hits of each query, best first.
+    def read(self, hits: Sequence[Hit], max_new_tokens: int = 48) -> list[str]:
+        """What the vector of each hit's chunk stands for, decoded from its kept state; the text is not read.
 
         Raises:
-            InputError: for a bad filter, mode or number.
+            InputError: if the index keeps no states, or the checkpoint cannot decode.
         """
-        if mode not in MODES:
-            raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
-        if top < 1:
-            raise InputError(f"top is {top}; expected 1 or more")
-        queries = check_texts(queries, "query")
-        vectors: Sequence[Array | None] = [None] * len(queries)
-        if mode != "words" and queries:
-            vectors = list(unit(self.encoder.encode_query(queries, truncate_dim=self.config.truncate_dim or None)))
-        total = self._store.count()
-        return [self._one(text, vector, top, mode, where, total) for text, vector in zip(queries, vectors, strict=True)]
+        keeping = keeping_in(self._store.about())
+        if keeping is None:
+            raise InputError(f"{self.path} keeps no states to decode; make it with --states float16")
+        if not hits:
+            return []
+        names = [field.name for field in keeping.fields()]
+        rows = self._current().of_documents([hit.id for hit in hits], ["id", "start", *names])
+        places = {
+            place: i for i, place in enumerate(zip(rows["id"].to_pylist(), rows["start"].to_pylist(), strict=True))
+        }
+        picked = rows.take([places[hit.id, hit.start] for hit in hits])
+        prompts = soft_prompts(self.encoder, keeping.unpack(picked))
+        return self.encoder.decode(soft_prompts=prompts, max_new_tokens=max_new_tokens)
 
-    def explain(self, query: str, top: int = 10, *, where: str | None = None) -> Explained:
-        """What the model thinks is asked, and what a search for the bare query finds.
+    def states_cosine(self) -> float | None:
+        """Least cosine of vectors made from kept states to those made from the text; None if there are none."""
+        keeping = keeping_in(self._store.about())
+        if keeping is None or not len(self):
+            return None
+        rows = self._current().head(["vector", *(field.name for field in keeping.fields())], _MEASURED)
+        stored = np.stack(rows["vector"].to_pylist()).astype(np.float32)
+        made = self._maker.finish(embed_states(self.encoder, keeping.unpack(rows)))
+        return float(cosines(stored, made).min())
 
-        The bare query is embedded as a document is, by the teacher where one embeds documents.
+    def recall(self, queries: Sequence[str] = (), top: int = 10) -> float | None:
+        """Share of the exact nearest chunks that the vector index finds; None if the search is exact.
+
+        Args:
+            queries: what is searched for; without any, the chunks themselves, which a vector index finds more easily
+                than what people ask.
+            top: chunks a query.
         """
-        decoded = self.encoder.decode(query, max_new_tokens=64)[0] if self.encoder.decodes else "(it cannot decode)"
-        vector = self._embed(check_texts(query, "query"))[0]
-        hits = self._one(query, vector, top, "dense", where, self._store.count())
-        teacher = self.encoder.document_teacher
-        return Explained(decoded, "the checkpoint as documents" if teacher is None else teacher.name, hits)
+        store = self._current()
+        if not store.is_approximate():
+            return None
+        vectors = unit(self._queries(queries)) if queries else store.sample(_MEASURED)[1]
+        found = 0
+        for vector in vectors:
+            best = {(row.id, row.start) for row in store.exactly().nearest(vector, top, None)}
+            found += len(best & {(row.id, row.start) for row in store.nearest(vector, top, None)})
+        return found / (len(vectors) * top)
 
-    def _one(self, text: str, vector: Array | None, top: int, mode: str, where: str | None, total: int) -> list[Hit]:
-        depth = max(top, _DEEP) if mode == "hybrid" else top
-        rankings = []
-        if vector is not None:
-            rankings.append(documents(lambda n: self._store.nearest(vector, n, where), depth, total))
-        if mode != "dense":
-            rankings.append(documents(lambda n: self._store.words(text, n, where), depth, total))
-        return fuse(rankings, top) if mode == "hybrid" else rankings[0]
+    # -- what searching needs ----------------------------------------------------------------------------
+
+    def _current(self) -> Store:
+        """The table.
+
+        Raises:
+            DataError: if the index names another one by now.
+        """
+        if read_pointer(self.path).get("table") != self._store.table.name:
+            raise DataError(f"{self.path} has been migrated to other vectors since it was opened; open it again")
+        return self._store
+
+    def _table(self) -> Store:
+        store = self._current()
+        return store.exactly() if self.exact else store
+
+    def _queries(self, texts: Sequence[str]) -> Array:
+        return self.encoder.encode_query(list(texts), truncate_dim=self.config.truncate_dim or None)
+
+    def _documents(self, texts: Sequence[str]) -> Array:
+        return self._maker.embed(texts)
 
 
 def open_store(path: Path) -> Store:
     """The current table of an index.
 
     Raises:
-        DataError: if there is no index, or one of another version.
+        DataError: if there is no index, one of another version, or one that holds no table of its own.
     """
-    if not (path / "index.json").is_file():
-        raise DataError(f"there is no index at {path}; make one with: foresay index CHECKPOINT DOCUMENTS -o {path}")
-    pointer = read_json(path / "index.json")
-    if pointer.get("format") != "foresay-index" or pointer.get("format_version") != FORMAT:
-        raise DataError(
-            f"{path} is of index version {pointer.get('format_version')}, this is foresay {__version__}, which reads "
-            f"{FORMAT}; make the index again"
-        )
+    pointer = read_pointer(path)
+    if "table" not in pointer:
+        raise DataError(f"{path} is an adopted index, whose rows are elsewhere; foresay search searches it")
     return Store.open(path / "tables", str(pointer["table"]))
 
 
-# -- whose vectors ---------------------------------------------------------------------------------------
-
-
-def _about(encoder: Encoder, config: IndexConfig) -> dict[str, Any]:
-    """What made the vectors: to compare, and in words."""
-    model, teacher = encoder.model, encoder.document_teacher
-    return {
-        "fingerprint": _fingerprint(encoder),
-        "config": asdict(config),
-        "model": {
-            "backbone": model.backbone.name,
-            "readout": model.readout,
-            "special tokens": model.tokens,
-            "prompts": encoder.prompts,
-            "documents by": "the checkpoint" if teacher is None else teacher.name,
-            "width": encoder.dim,
-        },
-    }
-
-
-def _fingerprint(encoder: Encoder) -> str:
-    whole = encoder_fingerprint(encoder) + repr(sorted(encoder.prompts.items()))
-    return hashlib.sha256(whole.encode()).hexdigest()[:32]
-
-
-def _check(store: Store, about: dict[str, Any], encoder: Encoder, embed: Any, path: Path) -> None:  # noqa: ANN401
-    """Refuses an encoder whose vectors of the stored texts are not the stored vectors."""
-    if about["fingerprint"] == _fingerprint(encoder):
-        return
-    made = _about(encoder, IndexConfig(**about["config"]))["model"]
-    words = differences(about["model"], made) or "its weights differ"
-    if about["model"]["width"] == encoder.dim and store.count():
-        texts, stored = store.sample(_SAMPLE)
-        cosine = float(np.median((unit(stored) * unit(embed(texts))).sum(axis=1)))
-        if cosine >= _SAME:
-            return
-        words = f"{words}; stored texts embedded again have a median cosine of {cosine:.3f} to the stored vectors"
-    raise DataError(
-        f"another model made the vectors of {path}: {words}; search it with the checkpoint that made it, or index "
-        "again with this one"
-    )
-
-
-# -- small parts -----------------------------------------------------------------------------------------
-
-
-def _blocks(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while block := list(islice(rest, _BLOCK)):
-        yield block
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _table(parts: Sequence[tuple[Document, int, Chunk]], vectors: Array, columns: pa.Schema) -> pa.Table:
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
-    return pa.table(
-        {
-            "id": [document.id for document, _, _ in parts],
-            "chunk": pa.array([number for _, number, _ in parts], pa.int32()),
-            "start": [chunk.start for _, _, chunk in parts],
-            "end": [chunk.end for _, _, chunk in parts],
-            "text": [chunk.text for _, _, chunk in parts],
-            "metadata": pa.array([json.dumps(dict(d.metadata), ensure_ascii=False) for d, _, _ in parts], pa.json_()),
-            "digest": [document.digest() for document, _, _ in parts],
-            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-        },
-        schema=columns,
-    )
+def _parts(items: Sequence[Document], chunker: Chunker) -> list[Part]:
+    """Documents as chunks."""
+    made = []
+    for item in items:
+        metadata, digest = json.dumps(dict(item.metadata), ensure_ascii=False), item.digest()
+        made += [Part(item.id, i, chunk, metadata, digest) for i, chunk in enumerate(chunker(item.text))]
+    return made

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .documents import Hit
-from .store import Row
+from .rows import Row
 
 K = 60
 """Cormack et al. (SIGIR 2009) found it near-optimal and not critical."""
 
 
-def documents(fetch: Callable[[int], list[Row]], wanted: int, total: int) -> list[Hit]:
+def documents(fetch: Callable[[int], list[Row]], wanted: int) -> list[Hit]:
     """The best documents: each by its best chunk. Fetches more rows until there are enough documents, or no more."""
     limit = wanted
     while True:
         rows = fetch(limit)
         hits = _best(rows)
-        if len(hits) >= wanted or len(rows) < limit or limit >= total:
+        if len(hits) >= wanted or len(rows) < limit:
             return hits[:wanted]
         limit *= 4
 

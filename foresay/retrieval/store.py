@@ -7,57 +7,33 @@ in one commit, so that a kill leaves the old document or the new one, and never 
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from ..embedded import Array
 from ..errors import DataError, InputError
+from .numbers import number
+from .rows import Row
+from .states import Keeping
 
 try:
     import lancedb
-    from lancedb.index import FTS
+    from lancedb.index import FTS, HnswSq
     from lancedb.query import MatchQuery
 except ImportError as error:  # pragma: no cover - an environment without the extra
     raise InputError(f"an index needs {error.name}: pip install 'foresay[search]'") from error
 
 SHOWN = ["id", "chunk", "start", "end", "text", "metadata"]
 META = b"foresay"
+_PROBES, _EF, _REFINE = 20, 200, 2
+"""Partitions that are looked into, candidates kept in each, and how many times what is wanted is ranked again."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A chunk that was found, with its score: higher is better."""
-
-    id: str
-    score: float
-    text: str
-    metadata: dict[str, Any]
-    start: int
-    end: int
-
-
-class Searchable(Protocol):
-    """What hits come from."""
-
-    def count(self) -> int:
-        """Rows."""
-        ...
-
-    def nearest(self, vector: Array, limit: int, where: str | None) -> list[Row]:
-        """Rows by cosine."""
-        ...
-
-    def words(self, query: str, limit: int, where: str | None) -> list[Row]:
-        """Rows by BM25."""
-        ...
-
-
-def schema(dim: int, about: dict[str, Any]) -> pa.Schema:
-    """The columns of a table, and in its metadata what the vectors were made by."""
+def schema(dim: int, about: dict[str, Any], keeping: Keeping | None = None) -> pa.Schema:
+    """The columns of a table, and in its metadata what the vectors were made by, and how states are kept."""
     columns = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("chunk", pa.int32(), nullable=False),
@@ -68,20 +44,25 @@ def schema(dim: int, about: dict[str, Any]) -> pa.Schema:
         pa.field("digest", pa.string(), nullable=False),
         pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
     ]
+    if keeping is not None:
+        columns += keeping.fields()
+        about = {**about, "states": {"storage": keeping.storage, "shape": list(keeping.shape)}}
     return pa.schema(columns, metadata={META: json.dumps(about).encode()})
 
 
 class Store:
     """One table of an index."""
 
-    def __init__(self, table: Any) -> None:  # noqa: ANN401 - lancedb is not type-checked here
+    def __init__(self, table: Any, *, exact: bool = False) -> None:  # noqa: ANN401 - lancedb is not type-checked here
         """Wraps a table that is open; see `create` and `open`."""
-        self.table = table
+        self.table, self._exact = table, exact
 
     @classmethod
-    def create(cls, folder: Path, name: str, dim: int, about: dict[str, Any]) -> "Store":
+    def create(
+        cls, folder: Path, name: str, dim: int, about: dict[str, Any], keeping: Keeping | None = None
+    ) -> "Store":
         """A new, empty table."""
-        return cls(_connect(folder).create_table(name, schema=schema(dim, about)))
+        return cls(_connect(folder).create_table(name, schema=schema(dim, about, keeping)))
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "Store":
@@ -96,6 +77,16 @@ class Store:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"the table of {folder.parent} is missing or damaged ({reason}); make it again") from error
 
+    @staticmethod
+    def names(folder: Path) -> list[str]:
+        """The tables of a folder."""
+        return sorted(path.stem for path in folder.glob("*.lance"))
+
+    @staticmethod
+    def drop(folder: Path, name: str) -> None:
+        """Deletes a table."""
+        _connect(folder).drop_table(name, ignore_missing=True)
+
     def about(self) -> dict[str, Any]:
         """What the table's metadata says."""
         found = (self.table.schema.metadata or {}).get(META)
@@ -108,15 +99,40 @@ class Store:
         """Rows, that is chunks."""
         return int(self.table.count_rows())
 
+    def documents(self) -> int:
+        """Documents."""
+        return int(self.table.count_rows("chunk = 0"))
+
     def digests(self) -> Iterator[tuple[str, str]]:
         """Id and digest of each document."""
         query = self.table.search().select(["id", "digest"]).where("chunk = 0")
         for batch in query.to_batches(batch_size=8192):
             yield from zip(batch["id"].to_pylist(), batch["digest"].to_pylist(), strict=True)
 
+    def sizes(self) -> dict[int, int]:
+        """Chunks of each document that has several, by a number that stands for its id."""
+        sizes: dict[int, int] = {}
+        for batch in self.table.search().select(["id", "chunk"]).where("chunk > 0").to_batches(batch_size=8192):
+            for name, chunk in zip(batch["id"].to_pylist(), batch["chunk"].to_pylist(), strict=True):
+                sizes[number(name)] = max(sizes.get(number(name), 0), chunk + 1)
+        return sizes
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """All rows, a batch after another: these columns, besides what each chunk has."""
+        for batch in self.table.search().select([*SHOWN, "digest", *columns]).to_batches(batch_size=1024):
+            yield pa.Table.from_batches([batch])
+
+    def head(self, columns: Sequence[str], rows: int) -> pa.Table:
+        """Some columns of the first few rows."""
+        return self.table.search().select(list(columns)).limit(rows).to_arrow()
+
+    def of_documents(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of all rows of some documents."""
+        return self.table.search().select(list(columns)).where(f"id IN ({_quoted(ids)})").to_arrow()
+
     def sample(self, rows: int) -> tuple[list[str], Array]:
         """Texts and vectors of the first few rows."""
-        found = self.table.search().select(["text", "vector"]).limit(rows).to_arrow()
+        found = self.head(["text", "vector"], rows)
         vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(found.num_rows, -1)
         return found["text"].to_pylist(), vectors
 
@@ -134,16 +150,41 @@ class Store:
         """Deletes documents, in one commit."""
         self.table.delete(f"id IN ({_quoted(ids)})")
 
-    def tidy(self) -> None:
-        """Joins small files, brings the full-text index up to date, and drops versions older than ten minutes."""
-        if self.count() and not any(index.columns == ["text"] for index in self.table.list_indices()):
+    def tidy(self, ann_rows: int = 0) -> None:
+        """Joins small files, brings the indexes up to date, and drops versions older than ten minutes.
+
+        Args:
+            ann_rows: rows from which there is to be a vector index; 0 for never.
+        """
+        count = self.count()
+        if count and not self._is_indexed("text"):
             self.table.create_index("text", config=FTS())
+        if ann_rows and count >= ann_rows and not self._is_indexed("vector"):
+            self.table.create_index("vector", config=HnswSq(distance_type="cosine"))
         self.table.optimize(cleanup_older_than=timedelta(minutes=10))
 
+    def exactly(self) -> "Store":
+        """The same table, which passes over its vector index."""
+        return Store(self.table, exact=True)
+
     def nearest(self, vector: Array, limit: int, where: str | None) -> list[Row]:
-        """The rows whose vectors have the largest cosine with this one."""
+        """The rows whose vectors have the largest cosine with this one.
+
+        What a vector index finds is ranked again by whole vectors. Rows that it does not know yet are compared besides.
+        """
         query = self.table.search(vector, vector_column_name="vector").distance_type("cosine")
+        if self._exact:
+            query = query.bypass_vector_index()
+        elif self._is_indexed("vector"):
+            query = query.nprobes(_PROBES).ef(max(_EF, 2 * limit)).refine_factor(_REFINE)
         return self._rows(query, limit, where, "_distance")
+
+    def is_approximate(self) -> bool:
+        """Whether there is a vector index."""
+        return self._is_indexed("vector")
+
+    def _is_indexed(self, column: str) -> bool:
+        return any(index.columns == [column] for index in self.table.list_indices())
 
     def words(self, query: str, limit: int, where: str | None) -> list[Row]:
         """The rows that have words in common with the query, by BM25."""

@@ -1,0 +1,51 @@
+"""What hits are made of: rows of a table, and what every table that can be searched offers.
+
+In: a vector, or words. Out: `Row` values, best first.
+Careful: a row is a chunk, a hit a document; several rows may share an id (`ranking.py` merges them).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..embedded import Array
+
+
+@dataclass(frozen=True)
+class Row:
+    """A chunk that was found.
+
+    Attributes:
+        id: of its document.
+        score: higher is better.
+        text: of the chunk.
+        metadata: of the document.
+        start: where the chunk begins in the document, in characters.
+        end: where it ends.
+    """
+
+    id: str
+    score: float
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    start: int = 0
+    end: int = 0
+
+
+class Searchable(Protocol):
+    """A table that hits come from."""
+
+    def count(self) -> int:
+        """Rows."""
+        ...
+
+    def nearest(self, vector: Array, limit: int, where: str | None) -> list[Row]:
+        """The rows whose vectors have the largest cosine with this one (dim,), best first; the score is the cosine."""
+        ...
+
+    def words(self, query: str, limit: int, where: str | None) -> list[Row]:
+        """The rows that have words in common with the query, best first.
+
+        Raises:
+            InputError: if the table has no full-text search.
+        """
+        ...
