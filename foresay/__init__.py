@@ -14,6 +14,7 @@ folder of what it makes.
     reading/       what an embedding holds, in words
     serving/       over HTTP: serve
     retrieval/     an index that knows its model: Index, adopt, migrate, rehead
+    cluster/       a step's work, by several workers
     integrations/  inside other libraries
 
     backbone.py    the frozen language model and its tokenizer
@@ -54,6 +55,8 @@ _HOMES = {
     "adopt": "retrieval.adopt",
     "as_sentence_transformer": "integrations.sentence_transformers",
     "bundle": "checkpoints.bundle",
+    "encode_shards": "bulk",
+    "ShardsConfig": "config",
     "closed_form_teacher": "teachers.whiten",
     "convert": "checkpoints.convert",
     "evaluate": "evaluation.evaluate",
@@ -85,6 +88,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
+    from .bulk import encode_shards as encode_shards
     from .checkpoints.bundle import bundle as bundle
     from .checkpoints.convert import convert as convert
     from .checkpoints.reweight import reweight as reweight
@@ -98,6 +102,7 @@ if TYPE_CHECKING:
     from .config import LensConfig as LensConfig
     from .config import ReportConfig as ReportConfig
     from .config import RespondConfig as RespondConfig
+    from .config import ShardsConfig as ShardsConfig
     from .config import TeachConfig as TeachConfig
     from .config import TeacherConfig as TeacherConfig
     from .config import TrainConfig as TrainConfig

@@ -22,6 +22,8 @@ Reconstruct = Literal["tokens", "one"]
 Of = Literal["response", "query"]
 Storage = Literal["float16", "int8"]
 EngineName = Literal["transformers", "vllm", "openai"]
+Shards = Literal["none", "npy", "parquet"]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -155,6 +157,30 @@ class VLLMConfig(Options):
             0 < self.gpu_memory_utilization <= 1,
             f"gpu_memory_utilization is {self.gpu_memory_utilization}; expected a number above 0 and at most 1",
         )
+
+
+@dataclass(frozen=True)
+class ShardsConfig(Options):
+    """How many embeddings are stored."""
+
+    SECTIONS = {"shards": "Many texts (a folder of shards)"}
+
+    shards: Annotated[Shards, "Make OUTPUT a folder of shards, in this format; run again, it resumes."] = "none"
+    shard_rows: Annotated[int, "Texts a shard: what is embedded as one piece, and what a kill costs at most."] = 16384
+    precision: Annotated[
+        Precision, "Numbers of the stored embeddings, quantised by sentence-transformers; needs --shards."
+    ] = "float32"
+    devices: Annotated[
+        str, "A process for each of these: all (every GPU), cuda:0,cuda:1 or cpu,cpu; needs --shards."
+    ] = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        super().__post_init__()
+        _require(self.shard_rows > 0, f"shard_rows is {self.shard_rows}; expected 1 or more")
+        for name in ("precision", "devices"):
+            given = getattr(self, name) != type(self).__dataclass_fields__[name].default
+            _require(self.shards != "none" or not given, f"--{name} stores a folder of shards; add --shards npy")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import ShardsConfig
 from ..errors import InputError
 from ..files import check_output, check_space, replacing, write_json
-from .options import Command, shared
-from .running import load_encoder, texts_of
+from .options import Command, build, options, shared
+from .running import calm_libraries, load_encoder, progress_bar, reasons_of, texts_of
 
 if TYPE_CHECKING:
     from ..encoder import Encoder
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
     example="""
     foresay encode checkpoint texts.jsonl -o vectors.npy
     foresay encode checkpoint -t 'What does frugal mean?'
+    foresay encode checkpoint millions.jsonl -o vectors --shards parquet --devices all
     """,
 )
 @click.argument("checkpoint")
 @click.argument("source", required=False)
 @shared("text")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .npy file; without it, JSON lines to stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A .npy file (with --shards a folder); without it, JSON lines to stdout.",
+)
 @click.option(
     "--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True, help="Whose prompt."
 )
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 @shared("device")
 @shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@options(ShardsConfig)
 def encode(
     checkpoint: str,
     source: str | None,
@@ -58,6 +66,11 @@ def encode(
     **where: Any,  # noqa: ANN401
 ) -> None:
     """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
+    config = build(ShardsConfig, where)
+    if config.shards != "none":
+        work = {"kind": kind, "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim, "no_cut": no_cut}
+        _encode_shards(checkpoint, source, None if keep_soft_prompts else output, config, {**work, **where})
+        return
     if keep_soft_prompts and output is None:
         raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
     if output is not None:
@@ -95,6 +108,36 @@ def encode(
     if stored is not None:
         stored.close()
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
+
+
+def _encode_shards(
+    checkpoint: str, source: str | None, output: Path | None, config: ShardsConfig, how: dict[str, Any]
+) -> None:
+    """A folder of shards, by one encoder or by one a device."""
+    if source is None or output is None:
+        raise InputError("--shards takes a file of texts and -o FOLDER, and stores embeddings alone")
+    check_output(output / "manifest.json")
+    calm_libraries()
+    from ..bulk import EncodeWork, encode_shards
+    from ..cluster.processes import Processes, parse_devices
+    from ..cluster.work import Here
+    from ..data.queries import read_queries
+    from ..data.vectors import REJECTED
+
+    rows = read_queries(source, column=how.pop("column"), split=how.pop("split"), repeats=True)
+    device = how.pop("device")
+    if config.devices and device != "auto":
+        raise InputError(f"--devices names the devices, so leave --device {device} out")
+    work = EncodeWork(checkpoint, **how)
+    pool = Processes(work, parse_devices(config.devices)) if config.devices else Here(work, device)
+    with pool, progress_bar("encoding") as progress:
+        made = encode_shards(rows, pool, output, config, progress)
+    click.echo(
+        f"{output}: {made.rows} embeddings of width {made.dim} as {config.precision}, {made.new} of them new, "
+        f"{made.rejected} rows rejected"
+    )
+    if made.rejected:
+        click.echo(f"rejected rows are in {output / REJECTED}: {reasons_of(output / REJECTED)}", err=True)
 
 
 def _beside(output: Path, kind: str) -> Path:

@@ -20,12 +20,12 @@ from ..backbone import Backbone
 from ..config import RespondConfig
 from ..data.likeness import reservoir, warn_of_texts
 from ..data.queries import Progress, Query, Reject, content_id
+from ..data.rejects import Rejects, row_of
 from ..data.responses import Response, problem_of_response, stream_responses
 from ..data.seen import Seen
 from ..errors import DataError, InputError
 from ..files import Journal, differences, read_json, write_json
 from .base import Answer, Engine, Job
-from .rejects import Rejects
 from .transformers import TransformersEngine
 
 T = TypeVar("T")
@@ -106,11 +106,6 @@ def manifest(engine: Engine, config: RespondConfig) -> dict[str, Any]:
 def beside(output: Path, ending: str) -> Path:
     """The side file of a responses file: `r.manifest.json` for `r.jsonl`."""
     return output.with_name(f"{output.name.removesuffix(ENDING)}.{ending}")
-
-
-def row_of(query: Query) -> str:
-    """A query as the rejects show it."""
-    return json.dumps({"id": query.id, "query": query.text}, ensure_ascii=False)
 
 
 @dataclass

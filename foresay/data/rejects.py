@@ -8,9 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..data.formats import Reject
-from ..data.seen import Seen, content_id
 from ..files import Journal, replacing
+from .queries import Query, Reject
+from .seen import Seen, content_id
+
+
+def row_of(query: Query) -> str:
+    """A query as the rejects show it."""
+    return json.dumps({"id": query.id, "query": query.text}, ensure_ascii=False)
 
 
 class Rejects:
