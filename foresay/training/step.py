@@ -15,6 +15,7 @@ from torch import Tensor
 from ..batching import length_batches
 from ..config import TrainConfig
 from ..model import Model
+from .attention import attention_for
 from .grad_cache import pull
 from .losses import alignment_loss, contrast_loss, weighted
 from .metrics import Metrics
@@ -32,6 +33,7 @@ class _Share:
         responses: token ids, end token included.
         targets: (rows, dim).
         rows, tokens: queries and response tokens of the whole batch, by which sums are divided.
+        longest: longest row of the whole batch, in tokens, special tokens included.
         upstream: (rows, dim), the gradient of their embeddings by a loss that ties the batch together; or None.
     """
 
@@ -40,6 +42,7 @@ class _Share:
     targets: Tensor
     rows: int
     tokens: int
+    longest: int = 0
     upstream: Tensor | None = None
 
 
@@ -73,7 +76,8 @@ def gradient(
         contrast["contrast"], slope = pull(limit.processes.sum(embeddings), lambda e: contrast_loss(e, targets, config))
         upstream = config.contrast_weight * slope[at]
     tokens = sum(map(len, responses))
-    share = _Share(mine, [responses[i] for i in at], targets[at], len(queries), tokens, upstream)
+    longest = max(map(len, [*queries, *responses])) + model.tokens
+    share = _Share(mine, [responses[i] for i in at], targets[at], len(queries), tokens, longest, upstream)
     metrics = limit.processes.sum_metrics(limit.run(lambda most: _gradient(model, share, config, most))) | contrast
     limit.processes.sum_gradients(model.parameters())
     return {"loss": weighted(metrics, config), **metrics}
@@ -87,6 +91,11 @@ def _gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Me
     soft prompts; one backward pass through the special tokens ends it.
     """
     model.zero_grad()
+    with attention_for(model.backbone, share.longest):
+        return _summed_gradient(model, share, config, most)
+
+
+def _summed_gradient(model: Model, share: _Share, config: TrainConfig, most: int) -> Metrics:
     queries, responses = share.queries, share.responses
     least = model.backbone.least_tokens
     totals = {"alignment": 0.0} | ({"reconstruction": 0.0} if config.reconstruction_weight else {})
