@@ -19,15 +19,8 @@ from foresay.encoder import Array, Encoder
 from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError
 from foresay.evaluation import checkpoint_teacher as teachers
-from foresay.evaluation.baselines import (
-    BASELINES,
-    Baseline,
-    HydeEmbedder,
-    ModelEmbedder,
-    ResponseEmbedder,
-    Surroundings,
-    load_baseline,
-)
+from foresay.evaluation.baseline_embedders import HydeEmbedder, ModelEmbedder, ResponseEmbedder
+from foresay.evaluation.baselines import BASELINES, Baseline, Surroundings, load_baseline
 from foresay.evaluation.checkpoint_teacher import teacher_of
 from foresay.evaluation.evaluate import evaluate
 from foresay.model import Model

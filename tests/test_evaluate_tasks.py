@@ -16,8 +16,9 @@ from sklearn.metrics import average_precision_score
 from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.evaluation import Task, ndcg, safety
-from foresay.evaluation.folder_tasks import SafetyRetrieval, folder_task, limit
+from foresay.evaluation.folder_tasks import folder_task, limit
 from foresay.evaluation.mteb_model import MtebModel, Search
+from foresay.evaluation.safety_task import SafetyRetrieval
 from foresay.evaluation.suites import LITE, SUITES, advbench, suite
 from foresay.prompts import EVALUATION
 

@@ -4,9 +4,11 @@ In: embedders and tasks. Out: `Score`s, one per metric, task and embedder, with 
 imported only when one of its tasks runs, so `foresay quickstart` works without the extra `evaluate`.
 
     suites.py ─▶ folder_tasks.py           what is measured: names and folders become mteb tasks
+        task_files.py, safety_task.py
     mteb_model.py, baselines.py            who is measured: any encoder becomes an mteb model, with a cache
+        baseline_embedders.py
     run.py ─▶ measure.py, items.py         the measuring, scored by mteb's own code ─▶ scores.py
-    intervals.py ─▶ report.py, plots.py    how sure, and how it is shown
+    intervals.py ─▶ report.py, cells.py    how sure, and how it is shown; pictures in plots.py
     manifest.py, fingerprints.py           what a result depends on
     ranking.py                             a few small scores that need no mteb
     evaluate.py                            the verb: all of it

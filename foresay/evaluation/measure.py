@@ -20,8 +20,8 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 from sklearn.exceptions import ConvergenceWarning
 
-from .folder_tasks import SafetyRetrieval
 from .items import Items, items_of
+from .safety_task import SafetyRetrieval
 from .scores import Score
 
 _SHOWN = tuple(f"{before}{name}_at_5" for before in ("", "dot_") for name in ("own_harmful", "any_harmful", "benign"))
@@ -65,7 +65,7 @@ def scores(task: AbsTask, name: str, model: Any, cache: ResultCache) -> list[Sco
         if isinstance(task, SafetyRetrieval):
             return _safety_scores(task, name)
         written = next(Path(folder).rglob("*.json"), None)
-        predictions = {} if written is None else json.loads(written.read_text())
+        predictions = {} if written is None else json.loads(written.read_text(encoding="utf-8"))
     statistic, items = items_of(task, result, predictions, random)
     return _main_scores(task, name, result, statistic, items)
 

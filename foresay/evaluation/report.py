@@ -18,7 +18,9 @@ from rich.table import Table
 from .. import __version__
 from ..errors import InputError
 from ..files import write_json
+from ..tables import in_pieces
 from .baselines import BASELINES
+from .cells import difference_cell, in_two, markdown_table, short, with_interval
 from .intervals import Column, Comparison, Estimate
 from .plots import draw_pictures
 
@@ -144,14 +146,14 @@ class Report:
         names = [f"**{method}**" if method == self.ours else method for method in self.methods]
         parts = [
             f"# Scores of {self.ours}\n\n```sh\n{command}\n```",
-            _markdown_table(["", "items", *names], [self._score_cells(line, _with_interval) for line in self.lines]),
+            markdown_table(["", "items", *names], [self._score_cells(line, with_interval) for line in self.lines]),
             self.footnote().replace("\n", "  \n"),  # Markdown breaks a line that ends in two blanks
         ]
         if len(self.methods) > 1:
             heads = ["", *(f"against {method}" for method in self.baselines)]
             parts += [
                 f"## {self.ours} minus the others",
-                _markdown_table(heads, [[line.title, *self._difference_cells(line, "**")] for line in self.lines]),
+                markdown_table(heads, [[line.title, *self._difference_cells(line, "**")] for line in self.lines]),
                 PAIRED,
             ]
         parts += [f"![{picture.stem.replace('-', ' ')}]({picture.name})" for picture in pictures]
@@ -160,26 +162,31 @@ class Report:
     def show(self, console: Console) -> None:
         """Prints the tables, without what the raw dot product finds: results.md has that too."""
         lines = [line for line in self.lines if not line.metric.startswith("dot_")]
-        left: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
-        table = Table(title="Scores", caption=self.footnote(), **left)
-        table.add_column("")
-        for name in ("items", *self.methods):
-            table.add_column(name, justify="right", style="bold" if name == self.ours else None)
-        for before, line in zip([None, *lines], lines, strict=False):
-            if before and before.tasks == 1 and line.tasks > 1:
-                table.add_section()
-            table.add_row(*self._score_cells(line, _short))
-        console.print(table)
-        if len(self.methods) == 1:
-            return
-        differences = Table(title=f"{self.ours} minus the others", caption=PAIRED, **left)
-        differences.add_column("")
-        for method in self.baselines:
-            differences.add_column(f"against {method}", justify="right")
-        for line in lines:
-            cells = self._difference_cells(line, "[bold]")
-            differences.add_row(line.title, *(cell.replace(", ", "\n") for cell in cells))  # narrow: per cent below
-        console.print(differences)
+        left: dict[str, Any] = {"title_justify": "left"}
+
+        def scores(columns: range) -> Table:
+            table = Table("", "items", title="Scores", **left)
+            for name in list(self.methods)[columns.start : columns.stop]:
+                table.add_column(name, justify="right", style="bold" if name == self.ours else None)
+            for before, line in zip([None, *lines], lines, strict=False):
+                if before and before.tasks == 1 and line.tasks > 1:
+                    table.add_section()
+                title, items, *cells = self._score_cells(line, short)
+                table.add_row(in_two(title), items, *cells[columns.start : columns.stop])
+            return table
+
+        def differences(columns: range) -> Table:
+            table = Table("", title=f"{self.ours} minus the others", **left)
+            for method in self.baselines[columns.start : columns.stop]:
+                table.add_column(f"against {method}", justify="right")
+            for line in lines:
+                cells = self._difference_cells(line, "[bold]")[columns.start : columns.stop]
+                table.add_row(in_two(line.title), *(cell.replace(", ", "\n").replace(" (", "\n(") for cell in cells))
+            return table
+
+        console.print(*in_pieces(console, scores, len(self.methods)), self.footnote(), sep="\n", highlight=False)
+        if self.baselines:
+            console.print(*in_pieces(console, differences, len(self.baselines)), PAIRED, sep="\n", highlight=False)
 
     @property
     def baselines(self) -> list[str]:
@@ -208,7 +215,7 @@ class Report:
 
     def _difference_cells(self, line: Line, mark: str) -> list[str]:
         return [
-            _difference(line.differences[method], line.changes[method], mark) if method in line.differences else "–"
+            difference_cell(line.differences[method], line.changes[method], mark) if method in line.differences else "–"
             for method in self.baselines
         ]
 
@@ -261,35 +268,6 @@ def _line(comparison: Comparison, order: list[str], group: _Group) -> Line:
         differences={method: comparison.difference(ours, method, columns) for method in baselines},
         changes={method: comparison.change(ours, method, columns) for method in baselines},
     )
-
-
-def _with_interval(estimate: Estimate) -> str:
-    """For Markdown."""
-    return _value(estimate) + ("" if isnan(estimate.low) else f" ({estimate.low:.3f}–{estimate.high:.3f})")
-
-
-def _short(estimate: Estimate) -> str:
-    """For the screen."""
-    return _value(estimate) + ("" if isnan(estimate.low) else f" [dim]{estimate.low:.2f}–{estimate.high:.2f}[/dim]")
-
-
-def _value(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f}" + ("" if estimate.spread is None else f" ± {estimate.spread:.3f}")
-
-
-def _difference(difference: Estimate, change: Estimate, mark: str) -> str:
-    """With its interval where there is one, in bold where that leaves 0 out, and in per cent."""
-    text = f"{difference.value:+.3f}"
-    if not isnan(difference.low):
-        text += f" ({difference.low:+.3f} to {difference.high:+.3f})"
-    if difference.certain:
-        text = f"{mark}{text}{mark.replace('[', '[/')}"
-    return text if isnan(change.value) else f"{text}, {change.value:+.1f} %"
-
-
-def _markdown_table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401

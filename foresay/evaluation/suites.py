@@ -14,7 +14,8 @@ from datasets import load_dataset
 from mteb.abstasks import AbsTask
 
 from ..errors import InputError
-from .folder_tasks import FolderMetadata, SafetyRetrieval, fill, folder_task, is_folder_task, safety_data
+from .folder_tasks import FolderMetadata, fill, folder_task, is_folder_task
+from .safety_task import SafetyRetrieval, safety_data
 
 EXAMPLE = Path(__file__).parents[1] / "packaged" / "example"
 MTEB = "MTEB(eng, v2)"
