@@ -168,6 +168,22 @@ def test_another_teacher_is_refused(responses: Path, tmp_path: Path) -> None:
             teach(responses, other, tmp_path / "t")
 
 
+def test_the_manifest_names_the_teachers_dtype(folder: Callable[[str], Path], responses: Path, tmp_path: Path) -> None:
+    """Two precisions of one model are two teachers; a folder that does not say goes on with either."""
+    made = {}
+    for dtype in ("float32", "bfloat16"):
+        base = Backbone.load(str(folder("qwen3")), device="cpu", dtype=dtype)
+        made[dtype] = load_teacher("self", base)
+        assert teach(responses, made[dtype], tmp_path / dtype).manifest.dtype == dtype
+        assert json.loads((tmp_path / dtype / "manifest.json").read_text(encoding="utf-8"))["dtype"] == dtype
+    with pytest.raises(DataError, match="dtype .*float32.*bfloat16|dtype .*bfloat16.*float32"):
+        teach(responses, made["bfloat16"], tmp_path / "float32")
+    path = tmp_path / "float32" / "manifest.json"
+    older = {name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "dtype"}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert teach(responses, made["bfloat16"], tmp_path / "float32").new == 0
+
+
 def test_queries_can_be_taught(responses: Path, tmp_path: Path) -> None:
     """The targets are then those of the queries, and another folder's."""
     teach(responses, Lengths(), tmp_path / "t", of="query")

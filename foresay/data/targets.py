@@ -28,6 +28,7 @@ from .seen import Seen, content_id
 Vectors = NDArray[np.float32]
 
 VECTORS, IDS, MANIFEST = "vectors.npy", "ids.jsonl", "manifest.json"
+_NAMES = (VECTORS, IDS, "ids.json")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Manifest:
     Attributes:
         teacher: its name; with `revision`, `pooling` and `max_tokens` all that its vectors depend on.
         dim: width of a vector.
+        dtype: of the teacher's weights; empty where a kind of teacher does not say it, and in folders of versions that
+            did not record it.
         query_weight: share of the query's own vector.
         of: whether the responses were embedded, or the queries.
         average: whether the responses to one query share the mean of their vectors.
@@ -50,6 +53,7 @@ class Manifest:
     query_weight: float = 0.0
     of: Of = "response"
     average: bool = False
+    dtype: str = ""
     version: str = __version__
 
     @classmethod
@@ -90,7 +94,7 @@ class TargetsFolder:
         self.folder, self.manifest = folder, manifest
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists() and any((folder / name).exists() for name in (VECTORS, IDS, "ids.json")):
+        if not (folder / MANIFEST).exists() and any(map(_holds_something, [folder / name for name in _NAMES])):
             raise DataError(f"{folder} holds files of these names but no {MANIFEST}; use another -o")
         self._ids = Journal(folder / IDS)
         try:
@@ -150,7 +154,8 @@ class TargetsFolder:
             self.manifest.write(self.folder)
             return
         found = asdict(Manifest.read(self.folder))
-        changed = differences({**found, "average": self.manifest.average}, asdict(self.manifest))
+        free = {"average": self.manifest.average} | ({} if found["dtype"] else {"dtype": self.manifest.dtype})
+        changed = differences({**found, **free}, asdict(self.manifest))
         if changed:
             raise DataError(f"{self.folder} holds targets made otherwise: {changed}; use another -o, or delete it")
         if found["average"] != self.manifest.average:  # the vectors are the same, only how they are read differs
@@ -224,6 +229,11 @@ class Targets:
         if manifest.average:
             joined = _averaged(joined, [row.query for row in rows])
         return cls(joined, [row.id for row in rows], manifest)
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file is there and not empty: a full disk leaves empty ones behind, and no manifest."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _open(folder: Path, manifest: Manifest) -> tuple[Vectors, dict[str, tuple[int, str]]]:

@@ -56,6 +56,7 @@ class Teacher(Protocol):
         pooling: how a text's states become one vector.
         dim: width of a vector.
         max_tokens: longer texts are cut to this many tokens.
+        dtype: of the weights, spelled as `Backbone.load` takes it; empty where a kind does not know it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Teacher(Protocol):
     pooling: str
     dim: int
     max_tokens: int
+    dtype: str = ""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, dim), float32, not normalised."""

@@ -97,7 +97,7 @@ def write_whitened_card(folder: Path, about: dict[str, Any]) -> None:
         plain=_WHITENED_PLAIN if about["plain"] else "",
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
     )
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def write_card(folder: Path, about: dict[str, Any]) -> None:
@@ -115,4 +115,4 @@ def write_card(folder: Path, about: dict[str, Any]) -> None:
         base_model=f"base_model: {base['name']}\n" if is_hub_id else "",
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
     )
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ class LLM2VecTeacher(Teacher):
         config = config or TeachConfig()
         self.reader, self.name, self.adapters = reader, name, tuple(adapters)
         self.revision = fingerprint(adapters) if adapters else None
-        self.dim = reader.backbone.hidden_size
+        self.dim, self.dtype = reader.backbone.hidden_size, reader.backbone.dtype_name
         room = reader.backbone.max_positions - len(reader.before) - len(reader.behind)
         self.max_tokens = min(config.max_tokens, room)
         tokens = config.batch_size * self.max_tokens

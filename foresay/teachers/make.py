@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..config import TeacherConfig
 from ..errors import BackboneError, InputError
 from ..files import write_json
 from ..training.distributed import Processes
-from ..training.loop import row_order, run_steps
+from ..training.loop import RunInFolder, row_order, run_steps
 from ..training.metrics import Report, Step
 from ..training.optimizer import Optimizer, Schedule
 from ..training.run_folder import STATE, RunFolder
@@ -106,8 +106,10 @@ def schedule(steps: int) -> Schedule:
 # -- the run ---------------------------------------------------------------------------------------------
 
 
-class _Teaching:
+class _Teaching(RunInFolder):
     """One run: the adapter, the optimiser, where it is, and its files."""
+
+    config: TeacherConfig
 
     def __init__(self, texts: list[str], backbone: Backbone, files: RunFolder, config: TeacherConfig) -> None:
         if len(texts) < 2:
@@ -159,18 +161,6 @@ class _Teaching:
             )
 
     # -- what the loop asks for --------------------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        return self.files.folder
-
-    @property
-    def tracker(self) -> str:
-        return self.config.tracker
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return asdict(self.config)
 
     def done(self) -> bool:
         """Whether both stages are done."""

@@ -30,7 +30,7 @@ class SelfTeacher(Teacher):
         config = config or TeachConfig()
         self.backbone = backbone
         self.name, self.revision = f"{SELF}:{backbone.name}", backbone.revision
-        self.dim = backbone.hidden_size
+        self.dim, self.dtype = backbone.hidden_size, backbone.dtype_name
         self.max_tokens = min(config.max_tokens, backbone.max_positions - len(backbone.leading_ids))
         self._budget = Budget(config.batch_size * config.max_tokens, backbone.least_tokens, config.batch_size)
 

@@ -52,6 +52,7 @@ class SentenceTransformerTeacher(Teacher):
         pooling = [module.pooling_mode for module in self.model if isinstance(module, Pooling)]
         self.pooling = str(pooling[0]) if pooling else "its own"
         self.dim = int(self.model.get_embedding_dimension())
+        self.dtype = next((str(weight.dtype).removeprefix("torch.") for weight in self.weights()), "")
         self.max_tokens = min(self.model.max_seq_length or config.max_tokens, config.max_tokens)
         self.model.max_seq_length = self.max_tokens
         self._batch_size = config.batch_size
@@ -101,7 +102,7 @@ class SentenceTransformerTeacher(Teacher):
 def weights_of(name: str) -> str | None:
     """Where the Transformer of a sentence-transformers model lies: a folder or hub id; None for a folder on the hub."""
     listing = load_file_path(name, "modules.json", local_files_only=True)
-    inside = json.loads(Path(listing).read_text())[0]["path"] if listing else ""
+    inside = json.loads(Path(listing).read_text(encoding="utf-8"))[0]["path"] if listing else ""
     if Path(name).is_dir():
         return str((Path(name) / inside).resolve())
     return None if inside else name

@@ -70,6 +70,7 @@ def teach(
         query_weight=own,
         of=of,
         average=average,
+        dtype=teacher.dtype,
     )
     rows = sum(1 for _ in stream_responses(responses))  # a broken line is said before anything is embedded
     with TargetsFolder(output, made) as folder:

@@ -38,7 +38,7 @@ class WhitenedTeacher(Teacher):
         self.inner, self.whitening, self.name = inner, whitening, name
         self.revision = digest(str(inner.revision), whitening.fingerprint())
         self.pooling, self.max_tokens = f"{inner.pooling}, whitened", inner.max_tokens
-        self.dim = whitening.matrix.shape[1]
+        self.dim, self.dtype = whitening.matrix.shape[1], inner.dtype
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, axes), float32."""

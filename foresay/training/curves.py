@@ -35,7 +35,7 @@ def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     units = {loss.name: loss.unit for loss in LOSSES} | {"alignment": ALIGNMENT_UNITS[alignment]}
     losses = [loss.name for loss in LOSSES[1:] if any(loss.name in row for row in rows)]
     near = [metric.name for metric in HELD_OUT if any(metric.name in row for row in rows)]

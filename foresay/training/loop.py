@@ -6,13 +6,16 @@ run for nothing but the next step, and a run that is stopped looks at nothing ou
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..config import TeacherConfig, TrainConfig
 from .distributed import Processes
 from .metrics import Report, Step
+from .run_folder import RunFolder
 from .stopping import Stopped, stop_signals
 from .tracking import tracking
 
@@ -47,6 +50,28 @@ class Run(Protocol):
     def record(self, step: Step, *, stop: bool) -> Step:
         """Writes the step down, and its state where it is time or the run is to stop; the step with all its metrics."""
         ...
+
+
+class RunInFolder:
+    """What a run that keeps its state in a folder tells the loop about itself."""
+
+    files: RunFolder
+    config: TrainConfig | TeacherConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.files.folder
+
+    @property
+    def tracker(self) -> str:
+        """By its name."""
+        return self.config.tracker
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """All of them."""
+        return asdict(self.config)
 
 
 def run_steps(run: Run, report: Report | None = None) -> None:

@@ -31,7 +31,7 @@ from ..files import write_json
 from .closed_form import closed_form, standardise, start_from
 from .distributed import Processes
 from .held_out import target_metrics
-from .loop import row_order, run_steps
+from .loop import RunInFolder, row_order, run_steps
 from .losses import in_shares, variance_of, weighted
 from .metrics import Metrics, Report, Step, held_out
 from .micro_batch import MicroBatch
@@ -92,8 +92,10 @@ def schedule(config: TrainConfig) -> Schedule:
     return Schedule(config.warmup, config.decay_steps or config.steps)
 
 
-class _Training:
+class _Training(RunInFolder):
     """One run: the model, the optimiser, where it is, and its files."""
+
+    config: TrainConfig
 
     def __init__(self, pairs: Pairs, backbone: Backbone, files: RunFolder, config: TrainConfig) -> None:
         self.pairs, self.config, self.files = pairs, config, files
@@ -127,18 +129,6 @@ class _Training:
         return peaks
 
     # -- what the loop asks for --------------------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        return self.files.folder
-
-    @property
-    def tracker(self) -> str:
-        return self.config.tracker
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return asdict(self.config)
 
     def done(self) -> bool:
         """Whether the last step is done, or no step has been better for too long."""
