@@ -5,6 +5,7 @@ into token ids (tokenizing.py).
 Be careful: loading a model ends in three short passes that check what the method relies on (checks.py).
 """
 
+import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checks import check
 from .devices import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
@@ -51,6 +52,8 @@ class Backbone(Tokenizing):
         self.model.requires_grad_(False).eval()
         if not self.tokenizer.is_fast:
             raise BackboneError(f"{self.name} has a slow tokenizer; Foresay needs one of the tokenizers library")
+        for config in (self.model.config, self.text_config):
+            config.return_dict = True  # a config.json may ask for tuples, which have no names
         if getattr(self.text_config, "rescale_every", 0):
             self.text_config.rescale_every = 0  # RWKV would halve its own weights in place, at the first pass
         head = self.model.get_output_embeddings()
@@ -165,6 +168,16 @@ class Backbone(Tokenizing):
     def max_positions(self) -> int:
         """Longest sequence the model was made for."""
         return int(getattr(self.text_config, "max_position_embeddings", 0) or 1 << 20)
+
+    @cached_property
+    def cache_keyword(self) -> str:
+        """What the decoder calls the key/value cache: transformers renamed it in 5.24, and warns of the older name."""
+        takes = inspect.signature(self.decoder.forward).parameters
+        return "cache" if "cache" in takes else "past_key_values"
+
+    def cached(self, cache: Cache | None) -> dict[str, Any]:
+        """The arguments by which a pass of the decoder reads a key/value cache and adds to it; None for no cache."""
+        return {"use_cache": False} if cache is None else {self.cache_keyword: cache, "use_cache": True}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head on states after the final norm: (…, hidden) to (…, vocabulary).

@@ -125,7 +125,7 @@ def _splits(backbone: "Backbone", rows: tuple[list[int], ...], expected: Tensor,
     mask = (place >= (longest - lengths)[:, None]).long()
     positions = (place - (longest - lengths)[:, None]).clamp(min=0)
     cache = DynamicCache()
-    given = {"past_key_values": cache, "use_cache": True}
+    given = backbone.cached(cache)
     try:
         backbone.decoder(input_ids=ids, attention_mask=mask[:, :longest], position_ids=positions[:, :longest], **given)
         if [layer.get_seq_length() for layer in cache.layers] != [longest] * int(

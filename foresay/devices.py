@@ -82,7 +82,7 @@ def keep_together(model: PreTrainedModel, name: str) -> None:
         if isinstance(hook, AlignDevicesHook):  # a second one would see what this one has moved already
             hook.io_same_device = True
         else:
-            add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"))
+            add_hook_to_module(module, AlignDevicesHook(io_same_device=True, skip_keys=["past_key_values", "cache"]))
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:

@@ -159,8 +159,8 @@ class Model(Maps):
         at = lengths[:, None] + torch.arange(self.tokens, device=ids.device)
         inputs = functional.pad(backbone.embedding(ids), (0, 0, 0, self.tokens))
         inputs = inputs.index_put((row, at), self._specials(len(rows)))
-        cached = {} if prefix is None else {"past_key_values": _expand(prefix, len(rows))}
-        out = self.reader(inputs_embeds=inputs, use_cache=bool(cached), output_hidden_states=layers, **cached)
+        cached = backbone.cached(None if prefix is None else _expand(prefix, len(rows)))
+        out = self.reader(inputs_embeds=inputs, output_hidden_states=layers, **cached)
         states = out.hidden_states if layers else (out.last_hidden_state,)
         return tuple(state[row, at[:, self.thought :]] for state in states)
 
@@ -195,7 +195,7 @@ class Model(Maps):
         """Key/value cache of tokens that many rows begin with; `hidden` copies it to each row."""
         cache = DynamicCache()
         tokens = torch.tensor([list(ids)], device=self.backbone.device)
-        self.reader(input_ids=tokens, past_key_values=cache, use_cache=True)
+        self.reader(input_ids=tokens, **self.backbone.cached(cache))
         return cache
 
     def hidden_split(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -226,16 +226,14 @@ class Model(Maps):
                     input_ids=ids,
                     attention_mask=None if mask is None else mask[:, :longest],
                     position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
+                    **backbone.cached(cache),
                 )
         out = self.reader(
             inputs_embeds=self._specials(len(rows)),
             attention_mask=mask,
             position_ids=special_positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
             output_hidden_states=self.every_layer,
+            **backbone.cached(cache),
         )
         states = out.hidden_states if self.every_layer else (out.last_hidden_state,)
         return self._read(tuple(state[:, self.thought :] for state in states))

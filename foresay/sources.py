@@ -135,6 +135,7 @@ def adapter_error(name: str, base: str) -> BackboneError:
 
 def _base_of(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "BASE")
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        return str(config.get("base_model_name_or_path") or "BASE")
     except ValueError:
         return "BASE"

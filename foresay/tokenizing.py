@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 RESERVED = re.compile(r"[<\[].*(reserved|unused)")
 """Names of tokens that their makers left for others to use, such as `<|reserved_special_token_7|>` or `<unused7>`."""
 _SENTINEL = "FORESAYTEXT"
+_REFUSALS = (TemplateError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What a template raises: its own refusals, its mistakes, and those of the code that it calls."""
 
 
 def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
@@ -107,7 +109,11 @@ class Tokenizing:
         fallback = self.tokenizer.eos_token_id
         if self.templates:
             turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-            behind = self.control_ids(self._render(turns, add_generation_prompt=False)[1])
+            try:
+                behind = self.control_ids(self._render(turns, add_generation_prompt=False)[1])
+            except BackboneError as error:  # --template none has to work, whatever the template is
+                logger.debug("%s", error)
+                behind = []
             if behind and (behind[0] in self.stop_ids or fallback is None):
                 return behind[0]
         if fallback is None:
@@ -146,15 +152,28 @@ class Tokenizing:
                 f"{self.name} has the chat templates {', '.join(self.templates)} and none of them is the default; "
                 "name one so in its tokenizer_config.json, or use --template none"
             )
-        text = self._apply("default", turns, add_generation_prompt=add_generation_prompt, enable_thinking=False)
+        text = self.apply_template("default", turns, add_generation_prompt=add_generation_prompt, enable_thinking=False)
         before, found, behind = text.partition(_SENTINEL)
         if not found or _SENTINEL in behind:
             raise BackboneError(f"the chat template of {self.name} does not show each message once; use template none")
         return before, behind
 
-    def _apply(self, name: str, turns: list[dict[str, str]], **options: bool) -> str:
+    def apply_template(self, name: str, turns: list[dict[str, str]], **options: bool) -> str:
+        """What the chat template of this name makes of a conversation.
+
+        Raises:
+            BackboneError: if it refuses the conversation, or has a mistake.
+        """
         template = self.templates[name]
-        return str(self.tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options))
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options))
+        except _REFUSALS as error:
+            which = "chat template" if name == "default" else f"chat template {name!r}"
+            where = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+            raise BackboneError(
+                f"the {which} of {self.name} fails on a conversation{where}: {error}; mend it in the model's "
+                "chat_template.jinja or tokenizer_config.json; fit and train also take --template none"
+            ) from error
 
     def _template_text(self) -> str:
         """All that any of the templates writes: their own text, and what they make of a conversation.
@@ -167,9 +186,11 @@ class Tokenizing:
             for some in (turns, turns[1:]):  # not every template knows a system's turn
                 for thinks in (True, False):
                     try:
-                        written.append(self._apply(name, some, add_generation_prompt=True, enable_thinking=thinks))
-                    except (TemplateError, ValueError, TypeError) as error:
-                        logger.debug("the template %s of %s refuses a conversation: %s", name, self.name, error)
+                        written.append(
+                            self.apply_template(name, some, add_generation_prompt=True, enable_thinking=thinks)
+                        )
+                    except BackboneError as error:
+                        logger.debug("%s", error)
         return "\n".join(written)
 
     def control_ids(self, text: str) -> list[int]:

@@ -1,8 +1,12 @@
 """Backbones of many kinds: which run, which run in one pass, which are refused, and what damaged files lead to."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +14,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from foresay.backbone import Backbone
 from foresay.checkpoints.save import save
+from foresay.checkpoints.verify import verify
 from foresay.cli.main import main
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
 
-from .conftest import SENTENCES, make_folder, make_tokenizer
+from .conftest import SENTENCES, make_folder, make_tokenizer, save_and_export
 
 Get = Callable[[str], Path]
 ATTENTION: dict[str, dict[str, Any]] = {
@@ -215,8 +221,17 @@ def test_the_tokenizers_file_counts(folder: Get, tmp_path: Path) -> None:
 def test_an_adapter_is_no_backbone(folder: Get, tmp_path: Path) -> None:
     """Its folder names what it changes; the message says how to merge the two."""
     base = AutoModelForCausalLM.from_pretrained(folder("llama"))
-    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
     refused(tmp_path / "adapter", f"is an adapter of .*{folder('llama').name}.*merge_and_unload")
+    with pytest.raises(BackboneError) as said:
+        Backbone.load(str(tmp_path / "adapter"), device="cpu")
+    (script,) = re.findall(r'python -c "(.*)"', str(said.value))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    merged = Backbone.load(str(tmp_path / "merged"), device="cpu")
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder("llama")), tmp_path / "adapter")
+    ids = torch.tensor([[7, 80, 300]])
+    torch.testing.assert_close(merged.model(input_ids=ids).logits, expected(input_ids=ids).logits)
     shutil.copytree(folder("llama"), tmp_path / "both")
     for path in (tmp_path / "adapter").glob("adapter_*"):
         shutil.copy(path, tmp_path / "both")
@@ -262,6 +277,71 @@ def test_control_tokens_of_every_template(folder: Get, backbone: Callable[[str],
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="has no chat template"):
         Backbone(backbone("qwen3").model, tokenizer, "named").frame("chat")
+
+
+SYNTAX = "{% for m in messages %}{{ m['content'] }"
+"""A template that was cut off, or typed wrongly."""
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [(SYNTAX, "line 1: unexpected"), ("{{ messages[0]['content'] + 1 }}", "str"), ("{{ 1 / 0 }}", "division by zero")],
+)
+def test_a_template_with_a_mistake(folder: Get, tmp_path: Path, template: str, reason: str) -> None:
+    """One line with the reason and what to do; with --template none the model works."""
+    path = Path(shutil.copytree(folder("qwen3"), tmp_path / "model"))
+    (path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    base = Backbone.load(str(path), device="cpu")
+    with pytest.raises(BackboneError, match=f"the chat template of .* fails on a conversation.*{reason}.*mend it"):
+        Model(base, thought=0, compression=2, dim=8, template="chat")
+    assert Encoder(Model(base, thought=0, compression=2, dim=8, template="none")).encode(SENTENCES).shape == (6, 8)
+    assert base.end_id == base.tokenizer.eos_token_id
+    words = ["respond", str(path / "queries.txt"), "-m", str(path), "-o", str(path / "r.jsonl"), "--device", "cpu"]
+    (path / "queries.txt").write_text("a\n", encoding="utf-8")
+    for more in ([], ["--system", "Be brief."]):
+        done = CliRunner().invoke(main, [*words, *more])
+        assert done.exit_code == 1 and done.output.splitlines()[-1].startswith("error: the chat template of")
+
+
+def test_a_config_that_asks_for_tuples(folder: Get, tmp_path: Path) -> None:
+    """`"return_dict": false` changes nothing: the library's outputs keep their names, in its own folder layout too."""
+    path = Path(shutil.copytree(folder("qwen3"), tmp_path / "model"))
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps({**config, "return_dict": False}), encoding="utf-8")
+    vectors = [
+        Encoder(Model(Backbone.load(str(place), device="cpu"), thought=0, compression=2, dim=8)).encode(SENTENCES)
+        for place in (path, folder("qwen3"))
+    ]
+    np.testing.assert_array_equal(*vectors)
+    model = Model(Backbone.load(str(path), device="cpu"), thought=0, compression=2, dim=8)
+    save_and_export(tmp_path / "c", Encoder(model))
+    plain = SentenceTransformer(str(tmp_path / "c"), device="cpu")
+    np.testing.assert_allclose(plain.encode(SENTENCES, prompt_name="query"), vectors[0], atol=1e-5)
+
+
+def test_a_template_that_holds_the_date(folder: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of Llama 3.2, Mistral and Granite: tomorrow the same checkpoint gives the same vectors."""
+    path = Path(shutil.copytree(folder("qwen3"), tmp_path / "model"))
+    dated = "{{ strftime_now('%d %b %Y') }} " + str(make_tokenizer().chat_template)
+    (path / "chat_template.jinja").write_text(dated, encoding="utf-8")
+    today = Backbone.load(str(path), device="cpu")
+    encoder = Encoder(Model(today, thought=0, compression=2, dim=8, template="chat"))
+    save_and_export(tmp_path / "c", encoder)
+    expected = encoder.encode(SENTENCES)
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Tomorrow":
+            return cls(2031, 5, 17)
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Tomorrow)
+    later = Backbone.load(str(path), device="cpu")
+    assert later.frame("chat")[0] != encoder.model.prefix_ids  # or nothing is tested
+    again = Encoder.from_pretrained(tmp_path / "c", device="cpu")
+    np.testing.assert_array_equal(again.encode(SENTENCES), expected)
+    assert all(verdict.distance < 1e-5 for verdict in verify(tmp_path / "c", device="cpu"))
+    plain = SentenceTransformer(str(tmp_path / "c"), device="cpu")
+    np.testing.assert_allclose(plain.encode(SENTENCES, prompt_name="query"), expected, atol=1e-5)
 
 
 def test_a_moved_backbone(folder: Get, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The method: states, gradients and losses, over the families, against plain computations."""
 
+import inspect
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -149,3 +151,30 @@ def test_frames(backbone: Get) -> None:
     assert decode(before) == "<|im_start|>user\n"
     assert decode(behind) == "<|im_end|>\n<|im_start|>assistant\n<think></think>"
     assert backbone("qwen3").end_id == 2
+
+
+@pytest.mark.parametrize("keyword", ["past_key_values", "cache"])
+def test_the_cache_goes_by_the_name_that_the_library_has_for_it(
+    backbone: Callable[[str], Backbone], monkeypatch: pytest.MonkeyPatch, keyword: str
+) -> None:
+    """transformers 5.24 renames `past_key_values` to `cache`: a pass in two parts uses what the decoder takes."""
+    base = backbone("qwen3")
+    forward, heard = base.decoder.forward, []
+    own = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    assert base.cache_keyword == own  # whichever version runs this
+
+    def renamed(**given: Any) -> Any:  # noqa: ANN401
+        heard.append(given.get(keyword))
+        return forward(**{own if name == keyword else name: value for name, value in given.items()})
+
+    kinds = {name: inspect.Parameter.KEYWORD_ONLY for name in ("input_ids", "position_ids", keyword)}
+    parameters = [inspect.Parameter(name, kind) for name, kind in kinds.items()]
+    renamed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    monkeypatch.setattr(base.decoder, "forward", renamed)
+    fresh = Backbone(base.model, base.tokenizer, base.name)
+    assert fresh.cache_keyword == keyword and fresh.splits
+    model = Model(fresh, thought=0, compression=2, dim=8)
+    rows, _ = model.rows(SENTENCES, 60)
+    heard.clear()
+    torch.testing.assert_close(model.hidden_split(rows), model.hidden(rows), atol=1e-5, rtol=1e-5)
+    assert any(cache is not None for cache in heard)

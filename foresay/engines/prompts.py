@@ -6,10 +6,8 @@ text: no string in them becomes a control token.
 
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
-
 from ..backbone import Backbone
-from ..errors import InputError
+from ..errors import BackboneError, InputError
 from .text_side import TextSide
 
 _SYSTEM, _USER = "FORESAYSYSTEM", "FORESAYTEXT"
@@ -67,12 +65,11 @@ def _with_system(backbone: Backbone | TextSide, system: str) -> tuple[list[int],
         raise InputError(f"{backbone.name} has no chat template, and so no system prompt; leave --system out")
     turns = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
     try:
-        text = backbone.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )
-    except TemplateError as error:
-        raise InputError(f"the chat template of {backbone.name} takes no system prompt ({error})") from error
-    first, found, rest = str(text).partition(_SYSTEM)
+        text = backbone.apply_template("default", turns, add_generation_prompt=True, enable_thinking=False)
+    except BackboneError as error:
+        backbone.frame("chat")  # if it fails without a system prompt too, that is what to say
+        raise InputError(f"the chat template of {backbone.name} takes no system prompt ({error.__cause__})") from error
+    first, found, rest = text.partition(_SYSTEM)
     middle, found_too, last = rest.partition(_USER)
     if not found or not found_too:
         raise InputError(f"the chat template of {backbone.name} does not show a system prompt; leave --system out")

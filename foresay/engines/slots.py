@@ -125,7 +125,7 @@ class _Batch:
         self.prefix = DynamicCache()
         if common:
             ids = torch.tensor([common], device=backbone.device)
-            backbone.decoder(input_ids=ids, past_key_values=self.prefix, use_cache=True)
+            backbone.decoder(input_ids=ids, **backbone.cached(self.prefix))
         self.live: list[Slot] = []
         self.cache = Cache(layer_class_to_replicate=_Store)
         self.columns = 0
@@ -200,7 +200,7 @@ class _Batch:
     ) -> Tensor:
         """Logits (rows, vocabulary) at each row's last token: its place on the time axis, or the end of the axis."""
         states = self.backbone.decoder(
-            input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask.long(), position_ids=positions, **self.backbone.cached(cache)
         ).last_hidden_state
         if last is None:
             return self.backbone.logits(states[:, -1])

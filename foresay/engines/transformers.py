@@ -156,6 +156,6 @@ def has_plain_cache(backbone: Backbone) -> bool:
     config = backbone.text_config
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     takes = inspect.signature(backbone.decoder.forward).parameters
-    known = {"position_ids", "past_key_values"} <= set(takes)
+    known = {"position_ids", backbone.cache_keyword} <= set(takes)
     stateful = bool(getattr(backbone.model, "_is_stateful", False))
     return known and not stateful and layers <= _PLAIN

@@ -137,8 +137,7 @@ class Desk:
             inputs_embeds=inputs,
             attention_mask=None if bool(seen.all()) else seen.long(),
             position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            **backbone.cached(cache),
         )
         return backbone.logits(out.last_hidden_state[:, -1].contiguous())
 
