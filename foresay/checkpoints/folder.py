@@ -41,7 +41,7 @@ def find(path: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: if there is neither.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     try:

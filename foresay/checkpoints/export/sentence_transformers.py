@@ -2,11 +2,12 @@
 
 In: a folder that `save` wrote. Out: further files in it, and a record that says which sides the library embeds:
 
-    a checkpoint that embeds its documents itself     one model, in the folder itself (queries.py)
-    one whose documents a teacher embeds              modules.json, router_config.json    a Router between two folders:
+    a checkpoint without sides: it embeds its         one model, in the folder itself (queries.py)
+    documents itself, with the prompt of queries
+    any other                                         modules.json, router_config.json    a Router between the sides:
                                                       query/                              what queries.py writes
                                                       document/                           the teacher (`Teacher.export`)
-    one whose queries have a part of the teacher's    the same, with a route `alone` instead of `query`
+    Where the checkpoint embeds documents itself, both sides are query/, and a prompt tells them apart.
 
 Those modules run one after another, so none of them can add what two models give. `encode_query` then fails and names
 the routes, and the sum of both is the caller's line (`queries_by_both`, which is the card's).
@@ -103,7 +104,13 @@ def _add(draft: Path, folder: Path, record: Record) -> Record:
 def _write(draft: Path, encoder: Encoder, whole: bool) -> tuple[Exported, bool, bool]:
     """Writes the files; which sides the library embeds, and whether backbone and teacher are inside."""
     if encoder.document_teacher is None:
-        plain, copied = _write_queries(draft, encoder, encoder.prompts, whole)
+        sides = encoder.prompts["query"] != encoder.prompts["document"]
+        home = draft / QUERY if sides else draft
+        home.mkdir(exist_ok=True)
+        plain, copied = _write_queries(home, encoder, encoder.prompts, whole)
+        if sides and plain:
+            _write_router(draft, {QUERY: QUERY, DOCUMENT: QUERY}, encoder.prompts)
+        _tidy(home)
         return Exported(plain, plain), copied, False
     prompts = {name: text for name, text in encoder.prompts.items() if not name.endswith("document")}
     (draft / QUERY).mkdir()
@@ -121,8 +128,7 @@ def _write(draft: Path, encoder: Encoder, whole: bool) -> tuple[Exported, bool, 
     if plain:
         routes = {ALONE if encoder.query_weight else QUERY: QUERY, **({DOCUMENT: DOCUMENT} if written else {})}
         _write_router(draft, routes, prompts)
-    if not os.listdir(draft / QUERY):
-        (draft / QUERY).rmdir()
+    _tidy(draft / QUERY)
     return Exported(plain, plain and written), copied, written and whole
 
 
@@ -145,8 +151,14 @@ def queries_by_both(model: Any, texts: list[str], weight: float, prompt: str) ->
     return mixed
 
 
+def _tidy(folder: Path) -> None:
+    """Takes a folder away again into which nothing was written."""
+    if folder.name == QUERY and not os.listdir(folder):
+        folder.rmdir()
+
+
 def _write_router(folder: Path, routes: dict[str, str], prompts: dict[str, str]) -> None:
-    """Writes what makes one model of several folders, by the names of their routes.
+    """Writes what makes one model of some sides, each with the name of the folder that embeds it.
 
     There is no default: other libraries call `encode` for documents too, and a text that does not say which side it is
     on would silently be embedded as a query. The library raises and names `task` instead.
@@ -154,7 +166,7 @@ def _write_router(folder: Path, routes: dict[str, str], prompts: dict[str, str])
     """
     router = {
         "types": dict.fromkeys(routes.values(), "sentence_transformers.SentenceTransformer"),
-        "structure": {route: [place] for route, place in routes.items()},
+        "structure": {route: [home] for route, home in routes.items()},
         "parameters": {"default_route": None, "allow_empty_key": False},
     }
     write_json(folder / Router.config_file_name, router)
