@@ -5,7 +5,7 @@ Careful: only soft prompts that were trained to be read say anything; of a check
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from numpy.typing import ArrayLike
@@ -49,6 +49,7 @@ class DecodeMethods:
         soft_prompts: ArrayLike | Tensor | None = None,
         max_new_tokens: int | None = None,
         config: DecodeConfig | None = None,
+        done: Callable[[int], None] | None = None,
     ) -> list[str]:
         """Writes out what the embedding of each text stands for.
 
@@ -57,6 +58,7 @@ class DecodeMethods:
             soft_prompts: (batch, compression, hidden) from `soft_prompts`. Pooled embeddings cannot be decoded.
             max_new_tokens: longest answer, in tokens; the short way to that field of `config`.
             config: sampling, stop strings, a question, the batch size. Without it: greedy, at most 256 tokens.
+            done: told after each batch how many have been decoded.
 
         Returns:
             one answer a text, up to the model's own stop token.
@@ -64,7 +66,7 @@ class DecodeMethods:
         Raises:
             InputError: unless exactly one of texts and soft_prompts is given, of the right shape and dtype.
         """
-        return decode_texts(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
+        return decode_texts(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens), done)
 
     def decode_tokens(
         self,
@@ -73,9 +75,10 @@ class DecodeMethods:
         soft_prompts: ArrayLike | Tensor | None = None,
         max_new_tokens: int | None = None,
         config: DecodeConfig | None = None,
+        done: Callable[[int], None] | None = None,
     ) -> list[Decoded]:
         """`decode`, with the log-probability of every token and why each text ends."""
-        return decode_tokens(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens))
+        return decode_tokens(self.model, self._prompts_to_read(texts, soft_prompts), _how(config, max_new_tokens), done)
 
     def decode_stream(
         self,

@@ -82,9 +82,10 @@ class Ask:
 
     @contextmanager
     def bar(self, total: int) -> Iterator[Progress]:
-        """A bar on stderr, if one is wanted; in a pipe or a log, a line every ten seconds."""
-        pause = 0.1 if sys.stderr.isatty() else 10.0
-        with tqdm(total=total, desc="encoding", disable=not self.progress, leave=False, mininterval=pause) as bar:
+        """A bar on stderr, if one is wanted; in a pipe or a log, one every ten seconds and one at the end."""
+        drawn = sys.stderr.isatty()
+        pause = 0.1 if drawn else 10.0
+        with tqdm(total=total, desc="encoding", disable=not self.progress, leave=not drawn, mininterval=pause) as bar:
             yield lambda rows: bar.update(rows) and None
 
 

@@ -87,7 +87,7 @@ def _content_of(file: Path, home: Path) -> str:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Waits until no other process is in here."""
-    with lock.open("a") as file:
+    with lock.open("ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -233,12 +233,12 @@ def test_encode_looks_before_it_works(checkpoint: Path, tmp_path: Path, monkeypa
     assert "it is a folder" in printed and printed.count("\n") == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+@pytest.fixture(params=["256k"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, small."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mounted)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(mounted)]
     if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs Linux and root")
     yield mounted
@@ -259,3 +259,48 @@ def test_a_full_disk(checkpoint: Path, encoder: Encoder, small_disk: Path, tmp_p
     assert tree(small_disk) == before
     save(small_disk / "c", encoder)
     assert Record.load(small_disk / "c").dim == 8
+
+
+def fill(disk: Path, pages: int) -> None:
+    """Leaves so many pages of a file system free."""
+    (disk / "filler").write_bytes(b"0" * (shutil.disk_usage(disk).free - pages * 4096))
+
+
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+def test_whole_commands_on_a_full_disk(small_disk: Path, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Wherever the disk fills up: one line, and the same command ends as on a roomy disk once there is space."""
+    roomy = tmp_path / "roomy"
+    roomy.mkdir()
+    (tmp_path / "queries.txt").write_text("\n".join(f"What is number {i}?" for i in range(40)))
+    where, shape = ["-m", folder("qwen3"), "--device", "cpu"], ["--compression", 2]
+    steps = ["--steps", 4, "--batch-size", 4, "--evaluate-every", 2, "--max-response-tokens", 8]
+    learned = [roomy / "r.jsonl", roomy / "t"]
+    commands: list[tuple[str, str, list[object]]] = [
+        ("respond", "r.jsonl", [tmp_path / "queries.txt", *where, "--max-new-tokens", 8, "--batch-size", 8]),
+        ("teach", "t", [roomy / "r.jsonl", "-t", "self", *where, "--batch-size", 8]),
+        ("fit", "f", [*learned, *where, *shape]),
+        ("train", "c", [*learned, *where, *shape, *steps]),
+    ]
+    for command, name, words in commands:
+        run(command, *words, "-o", roomy / name)
+        failures = 0
+        for pages in (0, 1, 9, 40):
+            fill(small_disk, pages)
+            printed = run(command, *words, "-o", small_disk / name).strip().splitlines()
+            failures += printed[-1].startswith("error: ")
+            assert "Traceback" not in "".join(printed)
+            (small_disk / "filler").unlink()
+        assert failures, f"{command} found room everywhere, so nothing was tested"
+        last = run(command, *words, "-o", small_disk / name)
+        assert "error: " not in last, last
+        if command == "respond":
+            rows = [sorted((place / name).read_text().splitlines()) for place in (roomy, small_disk)]
+            assert rows[0] == rows[1] and len(rows[0]) == 40
+        elif command == "teach":
+            np.testing.assert_array_equal(*(np.load(place / name / "vectors.npy") for place in (roomy, small_disk)))
+        else:
+            vectors = [
+                Encoder.from_pretrained(place / name, device="cpu").encode(SENTENCES) for place in (roomy, small_disk)
+            ]
+            np.testing.assert_array_equal(*vectors)
+        shutil.rmtree(small_disk / name, ignore_errors=True)

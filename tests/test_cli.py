@@ -1,6 +1,7 @@
 """The command line: help at once, one line an error, and the whole way from queries to decoded answers."""
 
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -43,13 +44,18 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_and_is_in_the_readme(command: str) -> None:
-    """Invariant 12, and every option says what it does."""
+    """Invariant 12: every option says what it does, the help ends with an example, and -v works after the command."""
     page = run(command, "--help")
-    assert f"foresay {command}" in README.read_text()
+    assert f"foresay {command}" in README.read_text(encoding="utf-8")
     for parameter in main.commands[command].params:
         if parameter.param_type_name == "option":
             assert getattr(parameter, "help", None), parameter.name
-    assert "Usage" in page
+    head, _, example = page.partition("Example:\n")
+    lines = example.strip().splitlines()
+    assert head and lines[0].strip().startswith(f"foresay {command}"), page
+    parsed = main.commands[command].make_context(command, ["-v"], resilient_parsing=True)
+    assert logging.getLogger("foresay").level == logging.INFO and parsed.command.name == command
+    logging.getLogger("foresay").setLevel(logging.NOTSET)
 
 
 def test_the_whole_way(folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import Command, shared
+from .options import Command, HomePath, shared
 from .running import calm_libraries
 
 
@@ -16,7 +16,7 @@ from .running import calm_libraries
     """,
 )
 @click.argument("checkpoint")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 @shared("device")
 @shared("dtype")
 def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> None:
@@ -46,8 +46,8 @@ def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> No
     """,
 )
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
+@shared("elsewhere")
 @shared("overwrite")
 @shared("device")
 def bundle(checkpoint: str, output: Path, backbone: str | None, overwrite: bool, device: str) -> None:
@@ -70,7 +70,7 @@ def bundle(checkpoint: str, output: Path, backbone: str | None, overwrite: bool,
     """,
 )
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
 @click.option(
     "-w",
     "--query-weight",
@@ -105,8 +105,8 @@ def reweight(
     """,
 )
 @click.argument("published")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Checkpoint folder to make.")
+@shared("elsewhere")
 @shared("overwrite")
 @shared("device")
 def convert(published: str, output: Path, backbone: str | None, overwrite: bool, device: str) -> None:

@@ -8,7 +8,7 @@ import click
 from ..config import ShardsConfig
 from ..errors import InputError
 from ..files import check_output, check_space, replacing, write_json
-from .options import Command, build, options, shared
+from .options import Command, HomePath, Text, build, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, reasons_of, texts_of
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=HomePath(),
     help="A .npy file (with --shards a folder); without it, JSON lines to stdout.",
 )
 @click.option(
     "--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True, help="Whose prompt."
 )
-@click.option("--prompt", help="Put this before each text instead.")
+@click.option("--prompt", type=Text(), help="Put this before each text instead.")
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option("--truncate-dim", type=int, help="Keep this many numbers of each: one of the checkpoint's --dims.")
 @click.option(
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @shared("split")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 @options(ShardsConfig)
 def encode(
     checkpoint: str,
@@ -85,7 +85,7 @@ def encode(
         "normalize_embeddings": normalize,
         "truncate_dim": truncate_dim,
         "on_cut": "error" if no_cut else "warn",
-        "show_progress_bar": output is not None,
+        "show_progress_bar": source is not None,
     }
     stored = None
     if keep_soft_prompts:

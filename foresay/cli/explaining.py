@@ -9,7 +9,7 @@ import click
 
 from ..config import DecodeConfig, LensConfig, ReportConfig
 from ..errors import InputError
-from .options import Command, build, options, shared
+from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, texts_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..teachers.base import Teacher
 
 _TEACHER = click.option("--teacher", help="Whose view to set beside it; by default who embeds the documents.")
-_BACKBONE = click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
 
 
 @click.command(
@@ -33,14 +32,14 @@ _BACKBONE = click.option("-m", "--backbone", help="The language model, where it 
 @click.argument("checkpoint")
 @click.argument("query", required=False)
 @click.argument("document", required=False)
-@click.option("--pairs", type=click.Path(path_type=Path), help='A file of lines {"query": …, "document": …} instead.')
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page instead of printing.")
+@click.option("--pairs", type=HomePath(), help='A file of lines {"query": …, "document": …} instead.')
+@click.option("--html", type=HomePath(), help="Write a page instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with every word's weight.")
 @click.option("--max-new-tokens", default=64, show_default=True, help="Longest decoded text, in tokens.")
 @_TEACHER
 @shared("device")
 @shared("dtype")
-@_BACKBONE
+@shared("elsewhere")
 def explain(
     checkpoint: str,
     query: str | None,
@@ -146,7 +145,7 @@ def _strongest(words: "list[Word]", count: int = 4) -> str:
 @click.argument("checkpoint")
 @click.argument("source", required=False)
 @shared("text")
-@click.option("--responses", type=click.Path(path_type=Path), help="What foresay respond wrote, to set beside it.")
+@click.option("--responses", type=HomePath(), help="What foresay respond wrote, to set beside it.")
 @click.option("--teacher", help="Who set the targets; by default who embeds the documents.")
 @options(DecodeConfig)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with the texts.")
@@ -154,7 +153,7 @@ def _strongest(words: "list[Word]", count: int = 4) -> str:
 @shared("split")
 @shared("device")
 @shared("dtype")
-@_BACKBONE
+@shared("elsewhere")
 def faithfulness(
     checkpoint: str,
     source: str | None,
@@ -207,7 +206,7 @@ def _answers(path: Path, queries: list[str]) -> list[str]:
 @click.argument("checkpoint")
 @click.argument("queries")
 @click.argument("passages")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .html file to write.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="The .html file to write.")
 @options(ReportConfig)
 @options(LensConfig)
 @_TEACHER
@@ -215,7 +214,7 @@ def _answers(path: Path, queries: list[str]) -> list[str]:
 @shared("split")
 @shared("device")
 @shared("dtype")
-@_BACKBONE
+@shared("elsewhere")
 def report(
     checkpoint: str,
     queries: str,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import Command
+from .options import Command, HomePath
 
 
 @click.command(
@@ -14,8 +14,8 @@ from .options import Command
     foresay look responses.jsonl --plot lengths.png
     """,
 )
-@click.argument("responses", type=click.Path(path_type=Path))
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the lengths to draw, such as lengths.png.")
+@click.argument("responses", type=HomePath())
+@click.option("--plot", type=HomePath(), help="Picture of the lengths to draw, such as lengths.png.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample and of the rows shown.")
 def look(responses: Path, plot: Path | None, seed: int) -> None:
     """Count the RESPONSES that are cut, empty, refusals, or like others; show their lengths, and ten of them."""
@@ -37,8 +37,8 @@ def look(responses: Path, plot: Path | None, seed: int) -> None:
     foresay merge responses-*-of-4.jsonl -o responses.jsonl --queries queries.jsonl
     """,
 )
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSON lines file to make.")
+@click.argument("shards", nargs=-1, required=True, type=HomePath())
+@click.option("-o", "--output", required=True, type=HomePath(), help="JSON lines file to make.")
 @click.option("--queries", help="The queries, to count those without a response.")
 def merge(shards: tuple[Path, ...], output: Path, queries: str | None) -> None:
     """Join SHARDS, made alike by respond --shard; say which rows are repeated or missing."""

@@ -4,10 +4,15 @@ The group runs every command, so it is the one place where an error of our own t
 code 1. Anything else is a bug and keeps its traceback.
 """
 
+import codecs
+import io
+import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +23,26 @@ from ..errors import ForesayError
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=Options)
+_ESCAPED = "foresay-escaped"
+"""How a terminal that is not in UTF-8 shows what it cannot: as JSON spells it, so that JSON stays JSON."""
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(_ESCAPED, _escape)
+
+
+def _spell_everything(stream: io.TextIOWrapper) -> None:
+    """Lets a stream write every text: ASCII, which means that nobody set a locale, is UTF-8 as it is for click."""
+    encoding = codecs.lookup(stream.encoding).name
+    if encoding == "ascii":
+        stream.reconfigure(encoding="utf-8")
+    elif not encoding.startswith("utf"):
+        stream.reconfigure(errors=_ESCAPED)
 
 
 class Command(click.Command):
@@ -55,6 +80,31 @@ class _ConfigOption(click.Option):
         self.section = section
 
 
+class HomePath(click.Path):
+    """A path in which `~` is the home folder: a shell expands it in `-o ~/x`, and not in `--output=~/x`."""
+
+    def __init__(self, **how: Any) -> None:  # noqa: ANN401 - what click takes
+        """Takes what click takes."""
+        super().__init__(path_type=Path, **how)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as click's
+        """The path, expanded."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class Text(click.ParamType[str]):
+    """A text in UTF-8, whatever the locale says: under LC_ALL=C Python hands over its bytes as lone surrogates."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """The text, put together again; bytes that are not UTF-8 stay as they are, and are refused further on."""
+        try:
+            return os.fsencode(value).decode()
+        except UnicodeError:
+            return str(value)
+
+
 def verbose() -> click.Option:
     """The option -v, which raises our own log level."""
 
@@ -81,6 +131,9 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Runs the command line."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                _spell_everything(stream)
         try:
             return super().main(*args, **kwargs)
         except ForesayError as error:
@@ -132,8 +185,8 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 def _kind(hint: Any, choices: tuple[str, ...] | None) -> Any:  # noqa: ANN401 - a type, or what click takes for one
     if choices:
         return click.Choice(choices)
-    if hint == tuple[str, ...]:
-        return str
+    if hint in (str, tuple[str, ...]):
+        return Text()
     return _Numbers() if hint == tuple[int, ...] else hint
 
 
@@ -148,6 +201,17 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if source(name) is not ParameterSource.DEFAULT}
 
 
+def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several of click's decorators as one, in the order in which they would be written."""
+
+    def add(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
 def shared(name: str) -> Callable[[F], F]:
     """Options that several commands have, spelled the same in each."""
     made: dict[str, Callable[[F], F]] = {
@@ -156,6 +220,9 @@ def shared(name: str) -> Callable[[F], F]:
             "--backbone",
             required=True,
             help="The language model: hub id, folder, GGUF file, or the word nano or smollm2.",
+        ),
+        "elsewhere": click.option(
+            "-m", "--backbone", help="The language model, where it is not where the checkpoint says."
         ),
         "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
         "device": click.option(
@@ -174,6 +241,8 @@ def shared(name: str) -> Callable[[F], F]:
         "overwrite": click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is in OUTPUT already."),
         "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
-        "text": click.option("-t", "--text", "texts", multiple=True, help="A text, instead of a file; repeatable."),
+        "text": click.option(
+            "-t", "--text", "texts", type=Text(), multiple=True, help="A text, instead of a file; repeatable."
+        ),
     }
     return made[name]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import Command, shared
+from .options import Command, HomePath, shared
 from .running import calm_libraries, progress_bar
 
 
@@ -15,9 +15,7 @@ from .running import calm_libraries, progress_bar
     foresay quickstart -o quickstart
     """,
 )
-@click.option(
-    "-o", "--output", default="quickstart", show_default=True, type=click.Path(path_type=Path), help="Folder."
-)
+@click.option("-o", "--output", default="quickstart", show_default=True, type=HomePath(), help="Folder.")
 @click.option(
     "--backbone",
     type=click.Choice(["smollm2", "nano"]),

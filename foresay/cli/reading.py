@@ -8,7 +8,7 @@ import click
 
 from ..config import DecodeConfig, LatentIndexConfig, LensConfig
 from ..errors import InputError
-from .options import Command, build, options, shared
+from .options import Command, HomePath, Text, build, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--soft-prompts",
     "stored",
-    type=click.Path(path_type=Path),
+    type=HomePath(),
     help="Decode what encode --keep-soft-prompts stored, instead of texts.",
 )
 @click.option("--row", "rows", type=int, multiple=True, help="With --soft-prompts: this row alone; repeatable.")
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @shared("split")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def decode(
     checkpoint: str,
     source: str | None,
@@ -68,18 +68,26 @@ def decode(
         encoder = load_encoder(checkpoint, **values)
         found = SoftPrompts.open(stored, encoder.model)
         ids, prompts = found.ids_of(rows), found.rows(rows)
-    if as_json:
-        from dataclasses import asdict
-
-        for name, one in zip(ids, encoder.decode_tokens(soft_prompts=prompts, config=config), strict=True):
-            click.echo(json.dumps({"id": name, **asdict(one)}, ensure_ascii=False))
-    elif len(prompts) == 1:
+    if len(prompts) == 1 and not as_json:
         for piece in encoder.decode_stream(soft_prompts=prompts, config=config):
             click.echo(piece, nl=False)
         click.echo()
-    else:
-        for answer in encoder.decode(soft_prompts=prompts, config=config):
-            click.echo(" ".join(answer.split()))
+        return
+    with progress_bar("decoding") as progress:
+
+        def done(rows: int) -> None:
+            progress(rows, len(prompts), "")
+
+        if not as_json:
+            lines = [" ".join(text.split()) for text in encoder.decode(soft_prompts=prompts, config=config, done=done)]
+        else:
+            from dataclasses import asdict
+
+            decoded = encoder.decode_tokens(soft_prompts=prompts, config=config, done=done)
+            rows_of = ({"id": name, **asdict(one)} for name, one in zip(ids, decoded, strict=True))
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows_of]
+    for line in lines:
+        click.echo(line)
 
 
 @click.command(
@@ -92,13 +100,13 @@ def decode(
     """,
 )
 @click.argument("checkpoint")
-@click.argument("text")
+@click.argument("text", type=Text())
 @options(LensConfig)
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
-@click.option("--heat-map", type=click.Path(path_type=Path), help="Draw the best hits as a PNG: layers × tokens.")
+@click.option("--heat-map", type=HomePath(), help="Draw the best hits as a PNG: layers × tokens.")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def lens(checkpoint: str, text: str, as_json: bool, heat_map: Path | None, **values: Any) -> None:  # noqa: ANN401
     """Show what the compression tokens of TEXT hold, by token and over all of them."""
     config = build(LensConfig, values)
@@ -124,29 +132,38 @@ def _show(reading: "LensReading") -> None:
     """Prints a table: of one layer, a line a token; of several, a line a layer and a column a token."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text as Words
+
+    from ..tables import in_pieces
 
     console = Console()
-    console.print(Text(f"{reading.text}", style="bold"))
+    console.print(Words(f"{reading.text}", style="bold"))
     if len(reading.layers) == 1:
         table = Table("token", f"reads as ({reading.score})", box=None)
         for number, hits in enumerate(reading.tokens[0], 1):
             table.add_row(str(number), _line(hits))
         table.add_row("all", _line(reading.merged[0]), style="bold")
+        console.print(table)
     else:
         count = len(reading.tokens[0])
-        table = Table("layer", *(str(number + 1) for number in range(count)), "all", box=None)
-        for layer, tokens, merged in zip(reading.layers, reading.tokens, reading.merged, strict=True):
-            cells = [Text(_word(hits[0])) for hits in (*tokens, merged)]
-            table.add_row(str(layer), *cells)
-    console.print(table)
+        heads = [*(str(number + 1) for number in range(count)), "all"]
+
+        def some(columns: range) -> Table:
+            table = Table("layer", *(heads[column] for column in columns), box=None)
+            for layer, tokens, merged in zip(reading.layers, reading.tokens, reading.merged, strict=True):
+                words = [_word(hits[0]) for hits in (*tokens, merged)]
+                table.add_row(str(layer), *(Words(words[column]) for column in columns))
+            return table
+
+        for table in in_pieces(console, some, len(heads)):
+            console.print(table)
 
 
 def _line(hits: "list[Hit]") -> Any:  # noqa: ANN401 - rich loads inside commands
     """Hits side by side; with sentences, one below the other, the word in colour."""
-    from rich.text import Text
+    from rich.text import Text as Words
 
-    line = Text()
+    line = Words()
     for hit in hits:
         if hit.sentence:
             line.append("\n" if line else "").append(f"{hit.score:.2f}  ").append(hit.sentence[: hit.start])
@@ -172,7 +189,7 @@ def _word(hit: "Hit") -> str:
 )
 @click.argument("source", required=False)
 @shared("backbone")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
 @click.option("--convert", help="Instead of texts, an index of the latentlens package: folder or hub id.")
 @options(LatentIndexConfig)
 @shared("column")

@@ -7,7 +7,7 @@ import click
 
 from ..config import EndpointConfig, RespondConfig, VLLMConfig
 from ..files import check_output
-from .options import Command, build, options, shared
+from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries, progress_bar, reasons_of
 
 
@@ -20,7 +20,7 @@ from .running import calm_libraries, progress_bar, reasons_of
 )
 @click.argument("queries")
 @shared("backbone")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSON lines file to append to.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="JSON lines file to append to.")
 @shared("column")
 @shared("split")
 @shared("revision")

@@ -1,12 +1,19 @@
 """What the commands share while they run: texts from a file or from -t, a loaded checkpoint, a progress bar."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from ..errors import InputError
+
+_QUIET_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+_now = time.monotonic
 
 if TYPE_CHECKING:
     from ..data.queries import Progress
@@ -62,9 +69,30 @@ def reasons_of(rejected: Path, most: int = 3) -> str:
     return "; ".join([*words, "…"] if len(reasons) > most else words)
 
 
+class _Lines:
+    """Progress where nothing can be drawn over: a line now and then, and one at the end."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.started = what, _now()
+        self.said, self.line = self.started, ""
+
+    def __call__(self, done: int, total: int | None, note: str) -> None:
+        """Takes in how far it is."""
+        of = "" if total is None else f"/{total}"
+        self.line = " ".join(part for part in (f"{self.what} {done}{of}", note) if part)
+        if _now() >= self.said + _QUIET_SECONDS:
+            self.end()
+
+    def end(self) -> None:
+        """Says it, unless it was said."""
+        if self.line:
+            click.echo(self.line, err=True)
+        self.said, self.line = _now(), ""
+
+
 @contextmanager
 def progress_bar(what: str) -> "Iterator[Progress]":
-    """A bar with the time left; updated by (done, total, note)."""
+    """A bar with the time left, updated by (done, total, note); in a pipe or a log, a line every ten seconds."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -84,7 +112,13 @@ def progress_bar(what: str) -> "Iterator[Progress]":
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines(what)
+        yield lines
+        lines.end()
+        return
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
 
@@ -95,7 +129,7 @@ def on_bar(progress: "Progress") -> "Report":
 
     def report(event: Event) -> None:
         if isinstance(event, Read):
-            progress(event.rows, event.total, "rows read")
+            progress(event.rows, event.total, "rows read" if event.rows < event.total else "solving for the maps")
         else:
             progress(event.step, event.total, f"{event.stage} loss {digits(event.metrics['loss'])}".strip())
 

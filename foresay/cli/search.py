@@ -9,7 +9,7 @@ import click
 
 from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
-from .options import Command, build, options, shared
+from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 )
 @click.argument("checkpoint")
 @click.argument("source")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("-o", "--output", type=HomePath(), required=True, help="Folder of the index.")
 @options(IndexConfig)
 @shared("column")
 @shared("split")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  # noqa: ANN401
     """Embed the documents of SOURCE into an index, and keep their other columns to filter by.
 
@@ -95,7 +95,7 @@ def _documents(source: str, column: str | None, split: str, rejected: list[str])
 )
 @click.argument("checkpoint")
 @click.argument("source")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("-o", "--output", type=HomePath(), required=True, help="Folder of the index.")
 @options(AdoptConfig)
 @click.option("--teacher", help="The teacher that made the vectors, where the checkpoint does not say where it is.")
 @shared("device")
@@ -138,7 +138,7 @@ def _taught(checkpoint: str, encoder: "Encoder", device: str, name: str | None) 
     """,
 )
 @click.argument("checkpoint")
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=HomePath())
 @shared("device")
 @shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
@@ -167,7 +167,7 @@ def migrate(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN40
     """,
 )
 @click.argument("checkpoint")
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=HomePath())
 @shared("device")
 @shared("dtype")
 @click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
@@ -194,7 +194,7 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
     foresay search index -f queries.jsonl -c checkpoint --trec run.txt
     """,
 )
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=HomePath())
 @click.argument("query", required=False)
 @click.option("-c", "--checkpoint", required=True, help="Embeds the queries: the checkpoint that made the index.")
 @click.option("-f", "--file", "source", help="A file of queries, instead of one.")
@@ -209,14 +209,14 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
     help="SQL over id, text and metadata: \"json_get_int(metadata, 'year') > 1990\"; for adopted ones, over columns.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a query.")
-@click.option("--trec", type=click.Path(path_type=Path), help="Write a run file for trec_eval.")
+@click.option("--trec", type=HomePath(), help="Write a run file for trec_eval.")
 @click.option("--exact", is_flag=True, help="Pass over the vector index, where there is one.")
 @click.option("--explain", is_flag=True, help="Show what the model thinks is asked, and the teacher's own hits.")
 @shared("column")
 @shared("split")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def search(
     index: Path,
     query: str | None,

@@ -18,7 +18,7 @@ from .running import calm_libraries
     """,
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="[NAME=]CHECKPOINT...")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 @shared("device")
 @shared("dtype")
 @options(ServeConfig)

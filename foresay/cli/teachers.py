@@ -8,7 +8,7 @@ import click
 from ..config import TeachConfig, TeacherConfig, WhitenConfig
 from ..errors import DataError
 from ..files import check_output
-from .options import Command, build, options, shared
+from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries, on_bar, progress_bar
 from .whitening import read_pairs, report
 
@@ -22,7 +22,7 @@ from .whitening import read_pairs, report
 )
 @click.argument("backbone")
 @click.argument("texts")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of the teacher to make.")
 @shared("column")
 @shared("split")
 @click.option("--closed-form", is_flag=True, help="Train nothing: read in both directions, and whiten. Seconds.")
@@ -78,14 +78,14 @@ def teacher(
     foresay teach responses.jsonl -t sentence-transformers/all-MiniLM-L6-v2 -o targets
     """,
 )
-@click.argument("responses", type=click.Path(path_type=Path))
+@click.argument("responses", type=HomePath())
 @click.option(
     "-t",
     "--teacher",
     required=True,
     help="sentence-transformers or LLM2Vec model, by folder or hub id; nano-teacher; or the word self.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of targets to make.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of targets to make.")
 @click.option("-m", "--backbone", help="The language model, for the teacher called self.")
 @shared("device")
 @shared("dtype")

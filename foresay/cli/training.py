@@ -11,8 +11,18 @@ import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
 from ..files import check_output
-from .options import Command, given, options, shared
+from .options import Command, HomePath, given, options, shared, together
 from .running import calm_libraries, on_bar, progress_bar
+
+_pairs_to_checkpoint = together(
+    click.argument("responses", type=HomePath()),
+    click.argument("targets", type=HomePath()),
+    click.option("-o", "--output", required=True, type=HomePath(), help="Checkpoint folder to make."),
+    shared("overwrite"),
+    shared("revision"),
+    shared("device"),
+)
+"""What `fit` and `train` have in common."""
 
 
 @click.command(
@@ -23,22 +33,17 @@ from .running import calm_libraries, on_bar, progress_bar
     foresay fit more.jsonl other-targets --checkpoint checkpoint -o refitted
     """,
 )
-@click.argument("responses", type=click.Path(path_type=Path))
-@click.argument("targets", type=click.Path(path_type=Path))
+@_pairs_to_checkpoint
 @click.option(
     "-m",
     "--backbone",
     help="The language model: hub id, folder, GGUF file, or the word nano or smollm2. With --checkpoint only where it "
     "is not where that one says.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
 @click.option(
     "--checkpoint",
     help="Keep all of this checkpoint, options included, but its alignment map, which is found anew for TARGETS.",
 )
-@shared("overwrite")
-@shared("revision")
-@shared("device")
 @options(FitConfig)
 def fit(
     responses: Path,
@@ -92,13 +97,8 @@ def fit(
     foresay train responses.jsonl targets -m Qwen/Qwen3-0.6B -o checkpoint --steps 2000
     """,
 )
-@click.argument("responses", type=click.Path(path_type=Path))
-@click.argument("targets", type=click.Path(path_type=Path))
 @shared("backbone")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to make.")
-@shared("overwrite")
-@shared("revision")
-@shared("device")
+@_pairs_to_checkpoint
 @click.option(
     "--recipe",
     "named",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import WhitenConfig
-from .options import Command, build, options, shared
+from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.argument("teacher")
 @click.argument("texts")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the teacher to make.")
+@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of the teacher to make.")
 @click.option("-m", "--backbone", help="The language model, for the teacher called self or both-directions.")
 @shared("column")
 @shared("split")
@@ -90,8 +90,8 @@ def report(output: Path, choice: "Choice") -> None:
     """,
 )
 @click.argument("teacher")
-@click.argument("index", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File of vectors to write.")
+@click.argument("index", type=HomePath(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=HomePath(), help="File of vectors to write.")
 @click.option("-m", "--backbone", help="The language model, where the teacher below is it.")
 @shared("device")
 def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, device: str) -> None:

@@ -104,7 +104,11 @@ class TargetsFolder:
                 self._known.setdefault(row["id"], row["text"])
             with writing(folder):
                 self._file = (folder / VECTORS).open("r+b" if (folder / VECTORS).exists() else "w+b", buffering=0)
-                self._cut()
+                try:
+                    self._cut()
+                except BaseException:
+                    self._file.close()
+                    raise
         except BaseException:
             self._ids.__exit__(None, None, None)
             raise

@@ -116,7 +116,7 @@ def interval(scores: PerQuery, seed: int = 0, draws: int = 2000) -> tuple[float,
 def _text(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path} is missing; a task folder has task.json, queries.jsonl, corpus.jsonl, qrels.jsonl")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

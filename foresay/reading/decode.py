@@ -8,7 +8,7 @@ Log-probabilities are the backbone's own, before temperature and nucleus.
 
 import hashlib
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -106,24 +106,33 @@ def _part(prompts: NDArray[Any] | Tensor, start: int, end: int) -> Tensor:
     return part.float() if isinstance(part, Tensor) else torch.from_numpy(np.array(part, np.float32))
 
 
-def decode_texts(model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig) -> list[str]:
+Done = Callable[[int], None]
+"""Told after each batch how many soft prompts have been decoded."""
+
+
+def decode_texts(
+    model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig, done: Done | None = None
+) -> list[str]:
     """The text of each soft prompt; see `decode_tokens`, which also gives log-probabilities."""
-    return [_trim(model, row, config)[1] for ids in _batches(model, soft_prompts, config, None) for row in ids]
+    return [_trim(model, row, config)[1] for ids in _batches(model, soft_prompts, config, None, done) for row in ids]
 
 
-def decode_tokens(model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig) -> list[Decoded]:
+def decode_tokens(
+    model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig, done: Done | None = None
+) -> list[Decoded]:
     """What each soft prompt reads as, with the log-probability of every token.
 
     Args:
         model: whose soft prompts they are.
         soft_prompts: (batch, compression, hidden).
         config: length, sampling, stop strings, a question.
+        done: told of the progress.
 
     Raises:
         InputError: for soft prompts that are not this model's.
     """
     record, decoded = _Record(), []
-    for ids in _batches(model, soft_prompts, config, record):
+    for ids in _batches(model, soft_prompts, config, record, done):
         for row, log_probs in zip(ids, record.take(ids).tolist(), strict=True):
             kept, text, finish = _trim(model, row, config)
             pieces = _pieces_of(model, kept)
@@ -197,7 +206,11 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def _batches(
-    model: Model, soft_prompts: ArrayLike | Tensor, config: DecodeConfig, record: "_Record | None"
+    model: Model,
+    soft_prompts: ArrayLike | Tensor,
+    config: DecodeConfig,
+    record: "_Record | None",
+    done: Done | None = None,
 ) -> Iterator[Tensor]:
     """Token ids of each batch (rows, at most max_new_tokens)."""
     prompts = checked_prompts(model, soft_prompts)
@@ -205,6 +218,8 @@ def _batches(
         part = _part(prompts, start, start + config.batch_size)
         options = _options(model, config, range(start, start + len(part)), record)
         yield model.generate(_with_question(model, part, config), config.max_new_tokens, **options)
+        if done:
+            done(start + len(part))
 
 
 def _options(model: Model, config: DecodeConfig, rows: range, record: "_Record | None") -> dict[str, Any]:

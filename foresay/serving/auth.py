@@ -56,7 +56,7 @@ def read_keys(path: str) -> Keys:
     """
     if path:
         try:
-            lines = Path(path).read_text().splitlines()
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the API keys in {path}: {error}") from None
         source = path
