@@ -64,7 +64,7 @@ test-hosts: .venv/installed .venv-hosts/installed
 	$(PYTHON) -m venv .venv-hosts
 	.venv-hosts/bin/python -m pip install --quiet --disable-pip-version-check sentence-transformers==6.2.0 \
 		langchain-huggingface==1.2.3 llama-index-embeddings-huggingface==0.8.0 \
-		haystack-ai==3.4.1 sentence-transformers-haystack==2.0.0
+		haystack-ai==3.4.1 sentence-transformers-haystack==2.0.0 peft==0.21.2
 	@touch $@
 
 # what pyproject.toml allows, at both ends; the tests are those that touch the libraries' insides

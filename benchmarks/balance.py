@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, Literal, get_args
 
 import click
 import numpy as np
@@ -33,7 +33,7 @@ from foresay.training.fit import fit
 from foresay.training.metrics import held_out
 from foresay.training.train import train
 
-FIT = "fit"
+FIT: Final = "fit"
 """The arm without a gradient: where every training starts."""
 BASE = TrainConfig()
 SHELF = EXAMPLE / "shelf"
@@ -52,7 +52,7 @@ class Arm:
     """
 
     targets: str
-    loss: str
+    loss: Alignment | Literal["fit"]
     seed: int
 
 
@@ -167,7 +167,7 @@ def found(encoder: Encoder) -> list[float]:
     name = "" if teacher is None else teacher.name
     if name not in _PASSAGES:
         _PASSAGES[name] = encoder.encode_document(shelf.documents)
-    return ndcg(encoder.encode_query(shelf.queries), _PASSAGES[name], shelf).tolist()
+    return [float(score) for score in ndcg(encoder.encode_query(shelf.queries), _PASSAGES[name], shelf)]
 
 
 def best_looks(metrics: Path) -> dict[str, dict[str, Any]]:

@@ -52,7 +52,7 @@ def test_each_command_has_help_and_is_in_the_readme(command: str) -> None:
             assert getattr(parameter, "help", None), parameter.name
     head, _, example = page.partition("Example:\n")
     lines = example.strip().splitlines()
-    assert head and lines[0].strip().startswith(f"foresay {command}"), page
+    assert head and any(line.strip().startswith(f"foresay {command} ") for line in [f"{line} " for line in lines]), page
     parsed = main.commands[command].make_context(command, ["-v"], resilient_parsing=True)
     assert logging.getLogger("foresay").level == logging.INFO and parsed.command.name == command
     logging.getLogger("foresay").setLevel(logging.NOTSET)

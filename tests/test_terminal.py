@@ -146,7 +146,7 @@ def test_fits_bar_ends_at_all_rows(backbone: Get) -> None:
     events: list[Event] = []
     closed_form(encoder, pairs, np.arange(4), np.arange(4, 6), events.append)
     assert events[-1] == Read(6, 6)
-    seen: list[tuple[int, int, str]] = []
+    seen: list[tuple[int, int | None, str]] = []
     report = on_bar(lambda done, total, note: seen.append((done, total, note)))
     for event in events:
         report(event)

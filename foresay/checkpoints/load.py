@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..backbone import Backbone, same_backbone
 from ..errors import BackboneError, CheckpointError
+from ..files import read_json
 from ..model import Model
 from .folder import find, read_tensors
 from .record import GOLDEN, WEIGHTS, BackboneRecord, DocumentsRecord, Record
@@ -85,7 +86,10 @@ def _documents(folder: Path, recorded: DocumentsRecord | None) -> DocumentsRecor
     """Who embeds documents: of a bundle, the copy inside, whose vectors are in the embedding's own axes."""
     if recorded is None or not recorded.bundled:
         return recorded
-    return DocumentsRecord(str(folder / DOCUMENT), None, recorded.max_tokens, turned=True, bundled=True)
+    # the copy's own limit counts a leading token, which the teacher's did not
+    own = folder / DOCUMENT / "sentence_bert_config.json"
+    longest = read_json(own).get("max_seq_length") if own.is_file() else None
+    return DocumentsRecord(str(folder / DOCUMENT), None, longest or recorded.max_tokens, turned=True, bundled=True)
 
 
 def moved_backbone(
