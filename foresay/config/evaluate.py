@@ -25,6 +25,9 @@ class EvaluateConfig(Options):
     teacher: Annotated[str, "Where the teacher is, if it is not where the checkpoint says."] = ""
     backbone: Annotated[str, "Where the language model is, if it is not where the checkpoint says."] = ""
     responses: Annotated[str, "File of responses, for --against response."] = ""
+    index: Annotated[
+        str, "An index of the suite's documents: measured too, as foresay search searches it, in each of its modes."
+    ] = ""
     max_new_tokens: Annotated[
         int, "Longest response that --against hyde writes, in tokens: as long as those of the training."
     ] = 500

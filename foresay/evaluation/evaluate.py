@@ -16,9 +16,11 @@ from ..checkpoints.record import Record
 from ..config import EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
+from ..retrieval.opening import open_index
 from ..teachers.base import Teacher
 from .baselines import BASELINES, Surroundings, load_baseline
 from .checkpoint_teacher import teacher_of
+from .index_search import searches_of
 from .intervals import Comparison
 from .mteb_model import MtebModel
 from .report import Report
@@ -76,6 +78,10 @@ def evaluate(
         made: Any = load_baseline(name, around, config.device)
         label = name if name in BASELINES else made.name
         embedders[label], methods[label] = made, [label]
+    if config.index:
+        opened = open_index(config.index, encoders[0])
+        for search in searches_of(opened):
+            embedders[search.name], methods[search.name] = search, [search.name]
     scores = run_tasks(
         embedders,
         tasks,

@@ -25,8 +25,9 @@ from ..errors import DataError, InputError
 from ..files import locked
 from ..teachers.whitened import WhitenedTeacher
 from .backends.base import Backend, Place, Sample, open_backend
+from .numbers import blocks
 from .pointer import LOCK, check_free, clear, read_pointer, write_pointer
-from .searching import Searcher
+from .searching import MODES, Searcher
 from .space import SAME, cosines
 
 _STRANGE = 0.98
@@ -36,6 +37,7 @@ _MOST_STRANGE = 0.05
 _UNIT = 1e-2
 """How far lengths may be from 1 where a table does not rank by cosine."""
 _PROBES = 8
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,14 @@ class Adopted(Searcher):
     def __len__(self) -> int:
         """Rows: what another program calls a row may be a chunk."""
         return self.backend.count()
+
+    def holds(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are there."""
+        return {name for block in blocks(ids, _BLOCK) for name in self.backend.fetch(block).ids}
+
+    def modes(self) -> tuple[str, ...]:
+        """Dense alone, where the back end has no full-text search."""
+        return MODES if self.backend.has_words else ("dense",)
 
     def close(self) -> None:
         """Ends the connection to the back end."""

@@ -170,6 +170,11 @@ class Index(Searcher):
         """What the table says of itself: what made its vectors, and how states are kept."""
         return self._store.about()
 
+    def holds(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are there."""
+        wanted = set(ids)
+        return {name for name, _ in self._current().digests() if name in wanted}
+
     # -- reading -----------------------------------------------------------------------------------------
 
     def read(self, hits: Sequence[Hit], max_new_tokens: int = 48) -> list[str]:

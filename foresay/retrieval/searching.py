@@ -70,6 +70,14 @@ class Searcher(ABC):
         """Documents."""
 
     @abstractmethod
+    def holds(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are there."""
+
+    def modes(self) -> tuple[str, ...]:
+        """The modes that it can be searched in."""
+        return MODES
+
+    @abstractmethod
     def _table(self) -> Searchable:
         """Where rows come from."""
 
@@ -114,7 +122,7 @@ class Searcher(ABC):
         vectors: Sequence[Array | None] = [None] * len(queries)
         if mode != "words" and queries:
             vectors = list(unit(self._queries(queries)))
-        return [_one(table, text, vector, (top, mode, where)) for text, vector in zip(queries, vectors, strict=True)]
+        return [ranked(table, text, vector, (top, mode, where)) for text, vector in zip(queries, vectors, strict=True)]
 
     def explain(self, query: str, top: int = 10, *, where: str | None = None) -> Explained:
         """What the model thinks is asked, and what a search for the bare query finds.
@@ -123,16 +131,24 @@ class Searcher(ABC):
         """
         decoded = self.encoder.decode(query, max_new_tokens=64)[0] if self.encoder.decodes else "(it cannot decode)"
         vector = unit(self._documents(check_texts(query, "query")))[0]
-        hits = _one(self._table(), query, vector, (top, "dense", where))
+        hits = ranked(self._table(), query, vector, (top, "dense", where))
         teacher = self.encoder.document_teacher
         return Explained(decoded, "the checkpoint as documents" if teacher is None else teacher.name, hits)
 
 
-def _one(table: Searchable, text: str, vector: Array | None, how: tuple[int, str, str | None]) -> list[Hit]:
+def ranked(table: Searchable, text: str, vector: Array | None, how: tuple[int, str, str | None]) -> list[Hit]:
+    """The documents of a table for one query.
+
+    Args:
+        table: where rows come from.
+        text: of the query.
+        vector: of the query, of length 1; None where it is not needed.
+        how: documents wanted, mode, and filter.
+    """
     top, mode, where = how
     depth = max(top, _DEEP) if mode == "hybrid" else top
     rankings = []
-    if vector is not None:
+    if vector is not None and mode != "words":
         rankings.append(documents(lambda n: table.nearest(vector, n, where), depth))
     if mode != "dense":
         rankings.append(documents(lambda n: table.words(text, n, where), depth))

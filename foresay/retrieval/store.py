@@ -28,6 +28,8 @@ except ImportError as error:  # pragma: no cover - an environment without the ex
 
 SHOWN = ["id", "chunk", "start", "end", "text", "metadata"]
 META = b"foresay"
+_TIES = 50
+"""Rows fetched beyond the wanted ones: those that share the last one's score."""
 _PROBES, _EF, _REFINE = 20, 200, 2
 """Partitions that are looked into, candidates kept in each, and how many times what is wanted is ranked again."""
 
@@ -187,8 +189,10 @@ class Store:
         return any(index.columns == [column] for index in self.table.list_indices())
 
     def words(self, query: str, limit: int, where: str | None) -> list[Row]:
-        """The rows that have words in common with the query, by BM25."""
-        return self._rows(self.table.search(MatchQuery(query, "text"), query_type="fts"), limit, where, "_score")
+        """The rows that have words in common with the query, by BM25; equal scores by id, which LanceDB leaves open."""
+        found = self.table.search(MatchQuery(query, "text"), query_type="fts")
+        rows = self._rows(found, limit + _TIES, where, "_score")
+        return sorted(rows, key=lambda row: (-row.score, row.id, row.start))[:limit]
 
     def _rows(self, query: Any, limit: int, where: str | None, score: str) -> list[Row]:  # noqa: ANN401
         if where is not None:

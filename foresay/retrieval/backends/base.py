@@ -54,12 +54,14 @@ class Backend(Searchable, Protocol):
     Attributes:
         name: the table, for people.
         dim: width of its vectors.
+        has_words: whether it has full-text search.
         ranks_by: `cosine`, or what it ranks by instead (`dot`, `euclid`), which is the same for vectors of length 1.
     """
 
     name: str
     dim: int
     ranks_by: str
+    has_words: bool = False
 
     def sample(self, rows: int) -> Sample:
         """Rows from all over the table; fewer, if it has fewer."""

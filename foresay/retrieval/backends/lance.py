@@ -44,6 +44,8 @@ class LanceTable(Backend):
         self._id = choose("ids", config.id_column, names, IDS, "--id-column")
         self._shown = [name for name in names if name not in vectors]
         self.dim = vectors[self._vector]
+        indexed = [index.columns for index in self._table.list_indices() if index.index_type == "FTS"]
+        self.has_words = [self._text] in indexed
 
     def count(self) -> int:
         """Rows."""
@@ -56,7 +58,7 @@ class LanceTable(Backend):
 
     def words(self, query: str, limit: int, where: str | None) -> list[Row]:
         """By BM25, if the table has a full-text index."""
-        if not any(index.columns == [self._text] and index.index_type == "FTS" for index in self._table.list_indices()):
+        if not self.has_words:
             return super().words(query, limit, where)
         match = library("lancedb.query", "search").MatchQuery(query, self._text)
         return self._rows(self._table.search(match, query_type="fts"), limit, where, "_score")

@@ -37,7 +37,7 @@ _MOST_EF = 1000
 class PostgresTable(Backend):
     """A table of somebody else's PostgreSQL."""
 
-    ranks_by = "cosine"
+    ranks_by, has_words = "cosine", True
 
     def __init__(self, place: Place) -> None:
         """Connects, and finds the columns.
