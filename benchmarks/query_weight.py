@@ -20,8 +20,8 @@ from foresay.evaluation import PerQuery, Task, interval, ndcg, safety
 from foresay.model import Model
 from foresay.quickstart.show import EXAMPLE
 from foresay.teachers.base import Teacher
-from foresay.teachers.llm2vec import NANO_TEACHER
 from foresay.teachers.load import load_teacher
+from foresay.teachers.packaged import NANO_TEACHER
 from foresay.training.closed_form import closed_form, start_from
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

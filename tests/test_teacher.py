@@ -25,12 +25,13 @@ from foresay.config import TeachConfig, TeacherConfig
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
-from foresay.teachers import bidirectional, llm2vec
+from foresay.teachers import bidirectional
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
 from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher, schedule
 from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_gradient
+from foresay.teachers.packaged import FOLDERS, NANO_TEACHER
 from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.training.metrics import Event, Step
 from foresay.training.stopping import Stopped
@@ -633,10 +634,10 @@ def test_published_models_that_are_not_whole(published: Callable[..., Path], tmp
 
 def test_the_nano_teacher() -> None:
     """Small, of the packaged backbone, with no path of a machine in it, and nearer in meaning than in words."""
-    files = [path for path in llm2vec.NANO_TEACHER_FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in FOLDERS[NANO_TEACHER].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 4 << 20
     assert not any(b"/work" in path.read_bytes() or b"/home" in path.read_bytes() for path in files)
-    teacher = load_teacher(llm2vec.NANO_TEACHER, device="cpu")
+    teacher = load_teacher(NANO_TEACHER, device="cpu")
     assert isinstance(teacher, LLM2VecTeacher) and teacher.name == "nano-teacher" and teacher.dim == 256
     texts = ["Measles is a disease with fever and a rash.", "A child with spots and a high temperature is ill."]
     vectors = teacher.embed([*texts, "The capital of Chad is N'Djamena."])

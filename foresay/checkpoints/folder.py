@@ -20,9 +20,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import load_object, sync, write_json, writing
+from ..sources import SMOLLM2
 from .record import GOLDEN, RECORD, WEIGHTS, Record
 
 _OWN = ".foresay-files.json"
+PACKAGED = {SMOLLM2: Path(__file__).parents[1] / "packaged" / "smollm2"}
+"""Checkpoints that come with the package; a local one of that name goes first."""
 _NAMES = (
     RECORD,
     WEIGHTS,
@@ -36,12 +39,14 @@ _NAMES = (
 
 
 def find(path: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: a local one, or one fetched from the hub.
+    """The folder of a checkpoint: a local one, the packaged one called `smollm2`, or one fetched from the hub.
 
     Raises:
-        CheckpointError: if there is neither.
+        CheckpointError: if there is none of these.
     """
     folder = Path(path).expanduser()
+    if str(path) in PACKAGED and not (folder / RECORD).is_file():
+        return PACKAGED[str(path)]
     if folder.is_dir():
         return folder
     try:

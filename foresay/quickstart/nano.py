@@ -21,8 +21,8 @@ from ..encoder import Array, Encoder
 from ..engines.respond import respond
 from ..evaluation import Task
 from ..teachers.base import Teacher
-from ..teachers.llm2vec import NANO_TEACHER
 from ..teachers.load import load_teacher
+from ..teachers.packaged import NANO_TEACHER
 from ..teachers.teach import teach
 from ..training.metrics import Event, Step
 from ..training.train import train

@@ -33,12 +33,11 @@ from ..files import read_json, write_json
 from .base import LinearMap, Teacher, Vectors, Wanted, kind
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
 from .card import write_card
+from .packaged import FOLDERS
 
 CONFIG, GOLDEN = "teacher.json", "golden.safetensors"
 BOTH = "both-directions"
 """The word for a backbone that nothing trained to read in both directions."""
-NANO_TEACHER = "nano-teacher"
-NANO_TEACHER_FOLDER = Path(__file__).parents[1] / "packaged" / "nano_teacher"
 FORMAT = 2
 _PUBLISHED_STAGES = ("-unsup-simcse", "-supervised")
 """Ends of published names whose adapter stands on the one of the name without it: `X-mntp-unsup-simcse` on `X-mntp`."""
@@ -151,7 +150,7 @@ def open_llm2vec(wanted: Wanted) -> LLM2VecTeacher | None:
     """
     if wanted.name.partition(":")[0] == BOTH:
         return _untrained(wanted)
-    folder = NANO_TEACHER_FOLDER if wanted.name == NANO_TEACHER else _folder(wanted.name)
+    folder = FOLDERS.get(wanted.name) or _folder(wanted.name)
     if folder is None:
         return None
     if (folder / CONFIG).is_file():

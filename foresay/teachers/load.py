@@ -11,6 +11,7 @@ from ..backbone import Backbone
 from ..config import TeachConfig
 from ..errors import InputError
 from .base import Teacher, Wanted, open_teacher
+from .packaged import FOLDERS
 
 
 def load_teacher(
@@ -19,8 +20,9 @@ def load_teacher(
     """The teacher called `name`.
 
     Args:
-        name: `self`, the backbone as it is; a folder that `foresay teacher` made, or `nano-teacher`; a published
-            LLM2Vec model or any sentence-transformers model, by folder or hub id; or what a registered kind knows.
+        name: `self`, the backbone as it is; a folder that `foresay teacher` made; `nano-teacher` or
+            `smollm2-teacher`; a published LLM2Vec model or any sentence-transformers model, by folder or hub id; or
+            what a registered kind knows.
         backbone: the language model, where it is loaded already: a teacher of that very one shares its weights.
         device: as for `Backbone.load`.
         config: lengths and batch size.
@@ -31,7 +33,7 @@ def load_teacher(
     """
     from . import llm2vec, pooled, sentence_transformers, whitened  # noqa: F401 - each registers its kind; they bring in PEFT
 
-    if name != llm2vec.NANO_TEACHER and Path(name).is_dir():
+    if name not in FOLDERS and Path(name).is_dir():
         name = str(Path(name).resolve())  # manifests and checkpoints find it again from anywhere
     wanted = Wanted(name, backbone, device)
     teacher = open_teacher(wanted if config is None else replace(wanted, config=config))

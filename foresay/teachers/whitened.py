@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..files import read_json, write_json
 from .base import LinearMap, Teacher, Vectors, Wanted, digest, kind, open_teacher
 from .llm2vec import read_about
+from .packaged import folder_of
 from .whitening import FILE, Whitening
 
 
@@ -66,7 +67,7 @@ class WhitenedTeacher(Teacher):
 @kind(order=15)
 def open_whitened(wanted: Wanted) -> WhitenedTeacher | None:
     """A folder with a whitening; the teacher below it is in the folder too, or goes by name."""
-    folder = Path(wanted.name)
+    folder = folder_of(wanted.name)
     if wanted.bare or not (folder / FILE).is_file():
         return None
     about = read_about(folder)
