@@ -45,6 +45,7 @@ Checkpoint  {output}/checkpoint/
 Teacher     {output}/teacher/
 
 What to type next:
+  foresay decode   smollm2 -t 'What does frugal mean?'         what an embedding stands for
   foresay encode   {output}/checkpoint -t 'What does frugal mean?'    an embedding
   foresay evaluate {output}/checkpoint quick --against teacher        the same scores, by mteb
   foresay quickstart --backbone nano -o nano                   every step live, training and decoding included
@@ -90,13 +91,18 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
                 progress(event.rows, event.total, "")
 
         encoder = fit(Pairs.load(responses, output / "targets"), backbone, output / "checkpoint", FIT, report)
-    console.print("5  Questions it never saw.")
+    console.print("5  Questions it never saw; last the packaged checkpoint, which 12,000 answers made.")
+    packaged = Encoder.from_pretrained("smollm2", backbone=backbone)
     shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
-    compared = _rows(encoder, teacher, shelf, harm)
+    compared = _rows(encoder, packaged, teacher, shelf, harm)
     scored = score(compared, shelf, harm)
     write_results(scored, output)
     console.print(table(scored, shelf, harm))
-    console.print(nearest(encoder, SHOWN, shelf, compared[-1].shelf_passages, None))
+    console.print(
+        "6  The packaged checkpoint was trained to decode: what it foresees, without writing the answer first."
+    )
+    decoded = packaged.decode(SHOWN, max_new_tokens=40)
+    console.print(nearest(packaged, SHOWN, shelf, compared[-1].shelf_passages, decoded))
     console.print(_FAREWELL.format(output=output), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -115,18 +121,24 @@ def _teacher(backbone: Backbone, pairs: list[tuple[str, str]], folder: Path, dev
     return closed_form_teacher(backbone, pairs, folder, WHITEN)[0]
 
 
-def _rows(encoder: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:
-    """The questions embedded by the teacher before and after whitening, and by the checkpoint."""
+def _rows(encoder: Encoder, packaged: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:
+    """The questions embedded by the teacher before and after whitening, and by both checkpoints.
+
+    Both teachers read the passages alike, so one pass serves them.
+    """
     cut = len(shelf.queries)
     queries, documents = [*shelf.queries, *harm.queries], [*shelf.documents, *harm.documents]
     plain_queries, plain_documents = teacher.inner.embed(queries), teacher.inner.embed(documents)
-    whitened = teacher.whitening(plain_documents)
+    other = packaged.load_document_teacher()
+    assert isinstance(other, WhitenedTeacher)
+    spaces = (plain_documents, teacher.whitening(plain_documents), other.whitening(plain_documents))
     split = len(shelf.documents)
-    plain_sides, sides = [(both[:split], both[split:]) for both in (plain_documents, whitened)]
+    plain_sides, sides, packaged_sides = [(both[:split], both[split:]) for both in spaces]
     asked = teacher.whitening(plain_queries)
-    ours = encoder.encode_query(queries)
+    ours, theirs = encoder.encode_query(queries), packaged.encode_query(queries)
     return [
         Row("teacher, not whitened", plain_queries[:cut], plain_queries[cut:], *plain_sides),
         Row("teacher", asked[:cut], asked[cut:], *sides),
-        Row("Foresay", ours[:cut], ours[cut:], *sides),
+        Row("Foresay, 862 answers", ours[:cut], ours[cut:], *sides),
+        Row("Foresay, packaged", theirs[:cut], theirs[cut:], *packaged_sides),
     ]

@@ -271,9 +271,8 @@ def fingerprint(chain: Sequence[Path]) -> str:
 
 
 def backbone_record(backbone: Backbone) -> dict[str, Any]:
-    """What finds a backbone again."""
-    name = backbone.address if Path(backbone.name).is_dir() else backbone.name
-    return {"name": name, "revision": backbone.revision, "dtype": backbone.dtype_name}
+    """What finds a backbone again; its name has one spelling, and a local folder's is its full path."""
+    return {"name": backbone.name, "revision": backbone.revision, "dtype": backbone.dtype_name}
 
 
 # -- saving ----------------------------------------------------------------------------------------------
