@@ -1,9 +1,11 @@
 """Scores with their intervals, as Markdown.
 
-In: items of each method, set and seed. Out: tables. The same items are drawn for both sides of a difference.
+In: items of each method, set and seed. Out: tables, and one picture. The same items are drawn for both sides of a
+difference.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -62,3 +64,31 @@ def table(
         last = f" {gain(found, method, base, sets):+.0%} |" if whole else " – |" if gains else ""
         body.append(f"| {method} | {' | '.join(cells)} |{last}")
     return head + "\n".join(body) + "\n"
+
+
+def draw(found: Found, shown: Mapping[str, tuple[str, str]], sets: Sequence[LabelledSet], path: Path) -> None:
+    """One line a set, one dot a method, and a stroke from the first method to the last.
+
+    Args:
+        found: the items.
+        shown: of each method its label and colour.
+        sets: from top to bottom.
+        path: of the PNG.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(8, 0.36 * len(sets) + 1.1), dpi=160, layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(sets))[::-1]
+    scores = {method: np.array([score(found, method, one) for one in sets]) for method in shown}
+    first, *_, last = scores.values()
+    panel.hlines(places, first, last, color="#cbd5e1", lw=2, zorder=1)
+    for method, (label, color) in shown.items():
+        panel.scatter(scores[method], places, s=46, color=color, label=label, zorder=2)
+    panel.set_yticks(places, [one.name for one in sets])
+    panel.set_xlim(0, 1)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.tick_params(left=False, labelsize=9)
+    panel.grid(axis="x", color="#eef2f7", zorder=0)
+    figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, fontsize=9)
+    figure.savefig(path)
