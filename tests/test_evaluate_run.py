@@ -349,7 +349,8 @@ def test_the_report_names_the_prompt_behind_each_score(encoder: Encoder, tmp_pat
     save_and_export(tmp_path / "c", encoder)
     asked = {"query_prompt": "Answer this: ", "document_prompt": "Repeat: "}
     write(tmp_path / "task", "retrieval", asked)
-    report = evaluate(str(tmp_path / "c"), str(tmp_path / "task"), tmp_path / "out")
+    as_published = EvaluateConfig(prompts="task")
+    report = evaluate(str(tmp_path / "c"), str(tmp_path / "task"), tmp_path / "out", config=as_published)
     assert report.prompts == {"task": "'Answer this: ' before a query, 'Repeat: ' before a document"}
     plain = MtebModel("foresay", Encoder(encoder.model))
     assert {plain.prompt_words(task) for task in suite("quick")} == {"none"}

@@ -19,9 +19,9 @@ class EvaluateConfig(Options):
     ] = "own"
     prompts: Annotated[
         Literal["task", "checkpoint"],
-        "What stands before a text: what its task asks for; or always the checkpoint's own prompts, as encode_query "
-        "and encode_document have them.",
-    ] = "task"
+        "What stands before a text: the checkpoint's own prompts, as encode_query and encode_document have them; or "
+        "what its task asks for, as published.",
+    ] = "checkpoint"
     teacher: Annotated[str, "Where the teacher is, if it is not where the checkpoint says."] = ""
     backbone: Annotated[str, "Where the language model is, if it is not where the checkpoint says."] = ""
     responses: Annotated[str, "File of responses, for --against response."] = ""
