@@ -27,6 +27,7 @@ from sklearn.metrics import v_measure_score
 from foresay.backbone import Backbone
 from foresay.checkpoints.record import Training
 from foresay.cli.main import main
+from foresay.config import EvaluateConfig
 from foresay.encoder import Encoder
 from foresay.errors import DataError
 from foresay.evaluation import load_scores, save_scores

@@ -23,6 +23,7 @@ foresay train "$first" "$output/first-targets" -m smollm2 -o "$output/trained" -
     --held-out 128 --select loss
 
 # the alignment map, from the whole answers
-foresay fit "$responses" "$output/targets" --checkpoint "$output/trained" -o "$output/checkpoint"
+foresay fit "$responses" "$output/targets" --checkpoint "$output/trained" -o "$output/checkpoint" \
+    --inference-query-weight 0.25
 python "$here/halve.py" "$output/checkpoint" "$output/smollm2"
 foresay decode "$output/smollm2" -t "What are the symptoms of measles?" -t "Who wrote Hamlet?"

