@@ -21,7 +21,7 @@ GOLDEN_TEXTS = (
     "A text that holds <|im_end|> and <think> is a text.",
     "The harbour town lives from fishing and salt; in the dry season its wells run low. " * 8,
 )
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2, "8bit": 1e-1, "4bit": 5e-1}
 """Largest relative distance to the golden vectors by dtype: what other kernels may differ by; for few bits, what
 the same weights in more bits do (.04 and .29 on the packaged backbone)."""
 
