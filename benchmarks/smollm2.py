@@ -1,7 +1,7 @@
 """What a real language model's embeddings find, over every set: the tables of `benchmarks/results/smollm2.md`.
 
     python benchmarks/smollm2.py --backbone smollm2 --data ../shared/data --cache cache/ \\
-        --output benchmarks/results/smollm2.md --picture docs/pictures/smollm2.png
+        --output benchmarks/results/smollm2.md
 
 In: the responses in recipes/smollm2, the queries they answer, labelled sets. Out: one Markdown file, whose tables all
 come from one run. Be careful: what the backbone reads is kept in --cache, over an hour of one free core the first time;
@@ -24,7 +24,7 @@ from foresay.backbone import Backbone
 from smollm2_methods import HELD, Fitted, Method, Taught
 from smollm2_reading import LONGEST, Reader, cut
 from smollm2_sets import Array, LabelledSet, all_sets, bm25, retrieval, unit
-from smollm2_tables import BASE, Found, draw, gain, table
+from smollm2_tables import BASE, Found, gain, table
 
 SEEDS = (0, 1, 2)
 SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -33,13 +33,6 @@ SMALL = 4500
 """Rows of the tables that vary what is read."""
 RETRIEVAL = ("theoremqa", "wordnet_define", "medquad", "entailment_bank")
 OURS = ("target 0.5, inference 0", "target 0.5, inference 0.25")
-SHOWN = {
-    "teacher, plain": ("the model, mean pooled", "#94a3b8"),
-    BASE: ("the same, whitened: the teacher", "#334155"),
-    OURS[0]: ("Foresay, one pass", "#93c5fd"),
-    OURS[1]: ("Foresay, with the query's own part", "#2563a8"),
-}
-"""Methods in the picture, with label and colour."""
 RECIPE = Path(__file__).parents[1] / "recipes" / "smollm2"
 
 Row = dict[str, Any]
@@ -126,8 +119,8 @@ def renamed(method: Method, name: str) -> Method:
     return Method(name, method.query, method.document)
 
 
-def main_table(run: Run, fits: list[Fitted], picture: Path) -> str:
-    """Every set: floors, the published target, ours; BM25 where it has a say; and a picture of it."""
+def main_table(run: Run, fits: list[Fitted]) -> str:
+    """Every set: floors, the published target, ours; BM25 where it has a say."""
 
     def methods(fit: Fitted) -> list[Method]:
         return [
@@ -147,7 +140,6 @@ def main_table(run: Run, fits: list[Fitted], picture: Path) -> str:
         [one for one in run.sets if "finds" not in one.name],
         [one for one in run.sets if "finds" in one.name],
     )
-    draw(found, SHOWN, scored, picture)
     found_safety = {row: found[row] for row in rows if row != "BM25"} | hyde_on_harm(run, fits, safety)
     parts = [
         "## Retrieval and reranking\n",
@@ -293,7 +285,6 @@ def head(run: Run, fits: list[Fitted]) -> str:
 @click.option("--cache", required=True, type=click.Path(path_type=Path))
 @click.option("--parts", default="main,hyde,grid,curve,readings", help="Tables to make.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-@click.option("--picture", required=True, type=click.Path(path_type=Path), help="PNG of the main table.")
 def main(backbone: str, name: str, data: Path, rows: int, cache: Path, parts: str, output: Path, picture: Path) -> None:
     """Writes the tables."""
     torch.set_num_threads(1)
@@ -302,7 +293,7 @@ def main(backbone: str, name: str, data: Path, rows: int, cache: Path, parts: st
     everything = run.taught(len(run.rows), reader.states)
     fits = run.fitted(everything, len(run.rows), reader.states)
     makers: dict[str, Callable[[], str]] = {
-        "main": lambda: main_table(run, fits, picture),
+        "main": lambda: main_table(run, fits),
         "hyde": lambda: beside_hyde(run, fits),
         "grid": lambda: grid(run, fits),
         "curve": lambda: curve(run, everything, reader.states),

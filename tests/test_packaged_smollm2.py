@@ -58,11 +58,11 @@ def test_it_gives_its_golden_vectors(backbone: Backbone) -> None:
 @with_model
 def test_it_finds_and_decodes(packaged: Encoder) -> None:
     """A question is nearest to its answer, and its embedding says something of the subject."""
-    questions = ["What are the symptoms of measles?", "What does frugal mean?", "How do plants make sugar?"]
+    questions = ["What are the symptoms of measles?", "How do plants make sugar?", "Describe the climate of Chad."]
     answers = [
         "A fever, a cough, red eyes, then a rash.",
-        "Careful with money.",
-        "Photosynthesis, from light and water.",
+        "Green leaves use sunlight to turn water and carbon dioxide into glucose.",
+        "Hot and dry in the north.",
     ]
     found = packaged.similarity(packaged.encode_query(questions), packaged.encode_document(answers))
     assert found.argmax(axis=1).tolist() == [0, 1, 2]
