@@ -77,7 +77,7 @@ def draw(found: Found, shown: Mapping[str, tuple[str, str]], sets: Sequence[Labe
     """
     from matplotlib.figure import Figure  # slow to import
 
-    figure = Figure(figsize=(8, 0.36 * len(sets) + 1.1), dpi=160, layout="constrained")
+    figure = Figure(figsize=(8, 0.36 * len(sets) + 1.2), dpi=160, layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(sets))[::-1]
     scores = {method: np.array([score(found, method, one) for one in sets]) for method in shown}
@@ -86,9 +86,9 @@ def draw(found: Found, shown: Mapping[str, tuple[str, str]], sets: Sequence[Labe
     for method, (label, color) in shown.items():
         panel.scatter(scores[method], places, s=46, color=color, label=label, zorder=2)
     panel.set_yticks(places, [one.name for one in sets])
-    panel.set_xlim(0, 1)
+    panel.set_xlim(0, 0.9)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(left=False, labelsize=9)
     panel.grid(axis="x", color="#eef2f7", zorder=0)
-    figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path)
