@@ -4,7 +4,7 @@
 #   recipes/smollm2/checkpoint.sh RESPONSES OUTPUT [STEPS]
 #
 # RESPONSES: rows {id, query, response}, such as responses_96.jsonl.gz beside this file joined with its queries by id.
-# A step of 16 rows takes 2.6 s on one free thread in bfloat16. Run it again after a kill, and it resumes.
+# A step of 16 rows takes about 2.6 s on one free thread in bfloat16. Run it again after a kill, and it resumes.
 set -euo pipefail
 responses=$1 output=$2 steps=${3:-1300} here=$(dirname "$0")
 mkdir -p "$output"
