@@ -28,7 +28,8 @@ from foresay.retrieval.searching import MODES, ranked
 from foresay.retrieval.store import Store, schema
 from foresay.teachers.whitening import choose_whitening
 from kept import Array, Kept
-from smollm2 import LONGEST, TOKENS, lines, with_queries
+from smollm2 import training_rows
+from smollm2_reading import LONGEST, TOKENS
 
 ROWS, TOP = 4500, 10
 Scores = dict[str, NDArray[np.float64]]
@@ -74,14 +75,14 @@ def scores(space: Space, task: Task, most: int) -> Scores:
 # -- spaces ----------------------------------------------------------------------------------------------
 
 
-def smollm2(cache: Path, responses: Path, data: Path) -> list[Space]:
+def smollm2(cache: Path, data: Path) -> list[Space]:
     """SmolLM2 as the README has it, from kept vectors: whitened teacher, one pass, and both added.
 
     The map is ridge regression from the mean state of ten untrained special tokens to the mean of the whitened vectors
     of query and response.
     """
-    taught, read = Kept(cache, f"smollm2-both-{LONGEST}"), Kept(cache, "smollm2-states-seed0")
-    rows = with_queries(lines(responses), [data / "queries_open", data / "queries_shelf"])[:ROWS]
+    taught, read = Kept(cache, f"smollm2-both-{LONGEST}"), Kept(cache, "smollm2-tokens-chat-seed0")
+    rows = training_rows(data, ROWS)
     asked, answered = (taught.read([row[name] for row in rows]) for name in ("query", "response"))
     whitening, _ = choose_whitening(asked, answered, seed=0)
 
@@ -158,15 +159,14 @@ bootstrap interval of the paired difference over the queries. The command is at 
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of retrieval sets.")
 @click.option("--cache", required=True, type=click.Path(path_type=Path), help="Kept vectors.")
-@click.option("--responses", default="recipes/smollm2/responses_96.jsonl.gz", type=click.Path(path_type=Path))
 @click.option("--minilm", "folder", help="Folder or hub id of all-MiniLM-L6-v2, to measure it too.")
 @click.option("--sets", default="theoremqa,wordnet_define,medquad,entailment_bank", show_default=True)
 @click.option("--queries", default=300, show_default=True, help="Most queries of a set.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A Markdown file.")
-def main(data: Path, cache: Path, responses: Path, folder: str | None, sets: str, queries: int, output: Path) -> None:
+def main(data: Path, cache: Path, folder: str | None, sets: str, queries: int, output: Path) -> None:
     """Measures each space on each set."""
     tasks = {name: Task.load(data / name) for name in sets.split(",")}
-    spaces = smollm2(cache, responses, data) + ([minilm(cache, folder)] if folder else [])
+    spaces = smollm2(cache, data) + ([minilm(cache, folder)] if folder else [])
     pages = [HEAD.format(queries=queries)]
     for space in spaces:
         pages.append(table(space, {name: scores(space, task, queries) for name, task in tasks.items()}))
