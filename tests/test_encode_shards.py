@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError, DeviceError, InputError
 from foresay.model import Model
 
+from .kills import start
 from .test_cli import run
 
 TEXTS = [Query(f"t{n}", f"text {n} {'of some words ' * (n % 5)}") for n in range(23)]
@@ -133,34 +135,35 @@ def test_the_command_in_two_processes(checkpoint: Path, tmp_path: Path) -> None:
     assert "was made otherwise: normalize was False and is now True" in changed
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+MANY = [Query(f"t{n}", f"text {n} x") for n in range(400)]
+
+
+def encode_many(folder: Path) -> None:
+    """A run in a process of its own."""
+    os.fsync = lambda fd: None  # a killed process needs none, only a machine without power does
+    encode(folder, MANY, precision="int8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork server")
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """SIGKILL at 25 random moments, in a process of its own: in the end the folder of a run left alone."""
-    count = 400
     killed, seen, draw = tmp_path / "killed", set[int](), random.Random(0)
-    texts = [Query(f"t{n}", f"text {n} x") for n in range(count)]
-    duration = 0.0
-    for kill in range(26):  # the first one is let run, to see how long that takes
-        pid, started = os.fork(), time.perf_counter()
-        if pid == 0:
-            try:
-                os.fsync = lambda fd: None  # a killed process needs none, only a machine without power does
-                encode(killed, texts, precision="int8")
-            finally:
-                os._exit(0)
-        if kill:
-            time.sleep(duration * draw.random() / 2)
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        duration = duration or time.perf_counter() - started
-        seen.add(len(list(killed.glob("shard-*.npy"))) if killed.exists() else 0)
-        if kill < 25 and max(seen) == count // 5:
+    start(encode_many, tmp_path / "warm-up").join()
+    begun = time.perf_counter()
+    start(encode_many, tmp_path / "whole").join()
+    whole_run = time.perf_counter() - begun
+    for kill in range(25):
+        process = start(encode_many, killed)
+        process.join(draw.random() * whole_run)
+        process.kill()
+        process.join()
+        shards = len(list(killed.glob("shard-*.npy"))) if killed.exists() else 0
+        if kill < 24 and shards == len(MANY) // 5:
             shutil.rmtree(killed)  # all done: begin anew, so that the kills hit something
-            seen.discard(count // 5)
-    encode(tmp_path / "whole", texts, precision="int8")
+        else:
+            seen.add(shards)
     assert len(seen) > 3
-    encode(killed, texts, precision="int8")
+    encode(killed, MANY, precision="int8")
     names = [
         sorted(p.name for p in folder.iterdir() if not p.name.endswith(".tmp"))
         for folder in (killed, tmp_path / "whole")
