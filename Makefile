@@ -6,12 +6,13 @@
 # make test-vllm  the engine vllm, with vLLM's CPU build, in an environment of its own (1 GB)
 # make test-hosts   a checkpoint inside LangChain, Haystack and LlamaIndex, in an environment of their own
 # make test-versions the lowest and the newest versions of the libraries, an environment each
+# make test-cluster  respond, teach and encode on a Ray cluster of three machines, all of them here
 # make fuzz         50,000 generated requests against the server
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint fix clean test-clients test-vllm test-hosts test-versions fuzz
+.PHONY: quickstart test lint fix clean test-clients test-vllm test-hosts test-versions test-cluster fuzz
 
 quickstart: .venv/installed
 	$(BIN)/foresay quickstart
@@ -87,6 +88,9 @@ test-versions: .venv-lowest/installed .venv-newest/installed
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--upgrade-strategy eager -e '.[develop]'
 	@touch $@
+
+test-cluster: .venv/installed
+	$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
 fuzz: .venv/installed
 	$(BIN)/python benchmarks/serving_fuzz.py --calls 50000

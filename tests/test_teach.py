@@ -67,7 +67,7 @@ def responses(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four responses a block."""
-    monkeypatch.setattr("foresay.teachers.teach._BLOCK", 4)
+    monkeypatch.setattr("foresay.teachers.teach.BLOCK", 4)
 
 
 def kill(done: int, total: int | None, note: str) -> None:
@@ -238,7 +238,7 @@ def test_a_full_disk(responses: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         teach(responses, teacher, tmp_path / "t")
     assert teacher.texts == 0
     monkeypatch.undo()
-    monkeypatch.setattr("foresay.teachers.teach._BLOCK", 4)
+    monkeypatch.setattr("foresay.teachers.teach.BLOCK", 4)
     with pytest.raises(KeyboardInterrupt):
         teach(responses, teacher, tmp_path / "t", kill)
 

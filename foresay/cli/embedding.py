@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import ShardsConfig
+from ..config import ClusterConfig, ShardsConfig
 from ..errors import InputError
 from ..files import check_output, check_space, replacing, write_json
 from .options import Command, HomePath, Text, build, options, shared
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 @shared("dtype")
 @shared("elsewhere")
 @options(ShardsConfig)
+@options(ClusterConfig)
 def encode(
     checkpoint: str,
     source: str | None,
@@ -66,10 +67,10 @@ def encode(
     **where: Any,  # noqa: ANN401
 ) -> None:
     """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
-    config = build(ShardsConfig, where)
-    if config.shards != "none":
+    config, cluster = build(ShardsConfig, where), build(ClusterConfig, where)
+    if config.shards != "none" or cluster.cluster:
         work = {"kind": kind, "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim, "no_cut": no_cut}
-        _encode_shards(checkpoint, source, None if keep_soft_prompts else output, config, {**work, **where})
+        _encode_shards(checkpoint, source, None if keep_soft_prompts else output, (config, cluster), {**work, **where})
         return
     if keep_soft_prompts and output is None:
         raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
@@ -111,25 +112,38 @@ def encode(
 
 
 def _encode_shards(
-    checkpoint: str, source: str | None, output: Path | None, config: ShardsConfig, how: dict[str, Any]
+    checkpoint: str,
+    source: str | None,
+    output: Path | None,
+    configs: tuple[ShardsConfig, ClusterConfig],
+    how: dict[str, Any],
 ) -> None:
-    """A folder of shards, by one encoder or by one a device."""
+    """A folder of shards, by one encoder, one a device, or a cluster's."""
+    config, cluster = configs
+    if config.shards == "none":
+        raise InputError("--cluster stores a folder of shards; add --shards npy")
     if source is None or output is None:
         raise InputError("--shards takes a file of texts and -o FOLDER, and stores embeddings alone")
     check_output(output / "manifest.json")
     calm_libraries()
     from ..bulk import EncodeWork, encode_shards
     from ..cluster.processes import Processes, parse_devices
-    from ..cluster.work import Here
+    from ..cluster.work import Here, Pool
     from ..data.queries import read_queries
     from ..data.vectors import REJECTED
 
     rows = read_queries(source, column=how.pop("column"), split=how.pop("split"), repeats=True)
     device = how.pop("device")
-    if config.devices and device != "auto":
-        raise InputError(f"--devices names the devices, so leave --device {device} out")
+    if config.devices and (device != "auto" or cluster.cluster):
+        raise InputError("--devices names the devices of this machine; leave --device and --cluster out")
     work = EncodeWork(checkpoint, **how)
-    pool = Processes(work, parse_devices(config.devices)) if config.devices else Here(work, device)
+    pool: Pool = Here(work, device)
+    if cluster.cluster:
+        from ..cluster.ray_pool import RayPool
+
+        pool = RayPool(work, cluster, device)
+    elif config.devices:
+        pool = Processes(work, parse_devices(config.devices))
     with pool, progress_bar("encoding") as progress:
         made = encode_shards(rows, pool, output, config, progress)
     click.echo(

@@ -1,14 +1,19 @@
 """Queries to responses."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import EndpointConfig, RespondConfig, VLLMConfig
+from ..config import ClusterConfig, EndpointConfig, RespondConfig, VLLMConfig
+from ..errors import InputError
 from ..files import check_output
 from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries, progress_bar, reasons_of
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine, EngineOptions
 
 
 @click.command(
@@ -28,6 +33,7 @@ from .running import calm_libraries, progress_bar, reasons_of
 @shared("dtype")
 @click.option("--shard", help="Answer the K-th of N parts of the queries, such as 1/4; OUTPUT's name gets -1-of-4.")
 @options(RespondConfig)
+@options(ClusterConfig)
 @options(VLLMConfig)
 @options(EndpointConfig)
 def respond(
@@ -47,6 +53,7 @@ def respond(
     Resumes when it is run again. Rows without an answer go to OUTPUT.rejected.jsonl.
     """
     config, endpoint, vllm = build(RespondConfig, values), build(EndpointConfig, values), build(VLLMConfig, values)
+    cluster = build(ClusterConfig, values)
     from ..data.shards import QueryFile, Shard
 
     part = Shard.parse(shard) if shard else None
@@ -58,9 +65,11 @@ def respond(
     from ..engines.respond import beside
     from ..engines.respond import respond as run
 
-    engine = open_engine(config.engine, EngineOptions(backbone, config, endpoint, revision, device, dtype, vllm))
-    with progress_bar("responding") as progress:
-        summary = run(rows, engine, output, config, progress)
+    wanted = EngineOptions(backbone, config, endpoint, revision, device, dtype, vllm)
+    with ExitStack() as stack:
+        engine = _on_cluster(cluster, wanted, stack) if cluster.cluster else open_engine(config.engine, wanted)
+        with progress_bar("responding") as progress:
+            summary = run(rows, engine, output, config, progress)
     copies = f" ({summary.copied} of them copies, for repeated texts)" if summary.copied else ""
     click.echo(
         f"{output}: {summary.written} written{copies}, {summary.skipped} there before, "
@@ -69,3 +78,14 @@ def respond(
     if summary.rejected:
         reasons = reasons_of(beside(output, "rejected.jsonl"))
         click.echo(f"rejected rows are in {beside(output, 'rejected.jsonl')}: {reasons}", err=True)
+
+
+def _on_cluster(cluster: ClusterConfig, wanted: "EngineOptions", stack: ExitStack) -> "Engine":
+    """An engine of the cluster's workers, which end with the stack."""
+    if wanted.config.engine == "openai":
+        raise InputError("--engine openai waits for a server and needs no --cluster; raise --batch-size")
+    from ..cluster.ray_pool import RayPool
+    from ..engines.pooled import PooledEngine, RespondWork
+
+    pool = stack.enter_context(RayPool(RespondWork(wanted.config.engine, wanted), cluster, wanted.device))
+    return PooledEngine(pool, pool.workers, wanted.config.batch_size)

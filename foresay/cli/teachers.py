@@ -1,11 +1,12 @@
 """Make a teacher, and let it set the targets."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..config import TeachConfig, TeacherConfig, WhitenConfig
+from ..config import ClusterConfig, TeachConfig, TeacherConfig, WhitenConfig
 from ..errors import DataError
 from ..files import check_output
 from .options import Command, HomePath, build, options, shared
@@ -90,6 +91,7 @@ def teacher(
 @shared("device")
 @shared("dtype")
 @options(TeachConfig)
+@options(ClusterConfig)
 def teach(
     responses: Path,
     teacher: str,
@@ -103,18 +105,26 @@ def teach(
 
     Resumes when it is run again, and embeds only what is new.
     """
-    config = build(TeachConfig, values)
+    config, cluster = build(TeachConfig, values), build(ClusterConfig, values)
     if not responses.is_file():
         raise DataError(f"there is no {responses}; write it with: foresay respond QUERIES -m MODEL -o {responses}")
     check_output(output / "vectors.npy")
     calm_libraries()
     from ..backbone import Backbone
+    from ..teachers.base import Teacher
     from ..teachers.load import load_teacher
     from ..teachers.teach import teach as run
 
-    model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
-    with progress_bar("teaching") as progress:
-        taught = load_teacher(teacher, model, device, config)
+    with progress_bar("teaching") as progress, ExitStack() as stack:
+        if cluster.cluster:
+            from ..cluster.ray_pool import RayPool
+            from ..teachers.remote import RemoteTeacher, TeachWork
+
+            pool = stack.enter_context(RayPool(TeachWork(teacher, backbone, dtype, config), cluster, device))
+            taught: Teacher = RemoteTeacher(pool, pool.workers)
+        else:
+            model = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
+            taught = load_teacher(teacher, model, device, config)
         made = run(
             responses,
             taught,

@@ -5,6 +5,7 @@
     train.py      targets to a checkpoint; the published options are in recipes.py
     read.py       decoding, lenses, reports
     encode.py     embedding many texts
+    cluster.py    any of these on a cluster
     evaluate.py, search.py
 
 The command line is made from these classes (`cli.options`), a checkpoint stores them as JSON, and the library functions
@@ -12,6 +13,7 @@ take them as they are, so an option has one name, one default and one help text.
 Careful: nothing here may import torch, because `foresay --help` reads it.
 """
 
+from .cluster import ClusterConfig
 from .encode import Precision, Shards, ShardsConfig
 from .evaluate import EvaluateConfig
 from .options import DTYPES, DType, Options, Tracker
@@ -33,9 +35,9 @@ from .train import (
 )
 
 __all__ = [
-    "DTYPES", "RECIPES", "AdoptConfig", "Alignment", "DType", "DecodeConfig", "Documents", "EndpointConfig",
-    "EngineName", "EvaluateConfig", "FitConfig", "IndexConfig", "LatentIndexConfig", "LensConfig", "Of", "Options",
-    "Precision", "Reconstruct", "ReportConfig", "RespondConfig", "Select", "ShapeConfig", "Shards", "ShardsConfig",
-    "Start", "Storage", "TeachConfig", "TeacherConfig", "Template", "Tracker", "TrainConfig", "VLLMConfig",
-    "WhitenConfig", "recipe",
+    "DTYPES", "RECIPES", "AdoptConfig", "Alignment", "ClusterConfig", "DType", "DecodeConfig", "Documents",
+    "EndpointConfig", "EngineName", "EvaluateConfig", "FitConfig", "IndexConfig", "LatentIndexConfig", "LensConfig",
+    "Of", "Options", "Precision", "Reconstruct", "ReportConfig", "RespondConfig", "Select", "ShapeConfig", "Shards",
+    "ShardsConfig", "Start", "Storage", "TeachConfig", "TeacherConfig", "Template", "Tracker", "TrainConfig",
+    "VLLMConfig", "WhitenConfig", "recipe",
 ]  # fmt: skip

@@ -57,6 +57,7 @@ class Teacher(Protocol):
         dim: width of a vector.
         max_tokens: longer texts are cut to this many tokens.
         dtype: of the weights, spelled as `Backbone.load` takes it; empty where a kind does not know it.
+        blocks: of `teach`'s, that it likes to be given together.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Teacher(Protocol):
     dim: int
     max_tokens: int
     dtype: str = ""
+    blocks: int = 1
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (texts, dim), float32, not normalised."""

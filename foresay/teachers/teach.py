@@ -21,7 +21,7 @@ from ..data.targets import Manifest, Targets, TargetsFolder, Vectors
 from ..errors import DataError
 from .base import Teacher
 
-_BLOCK = 4096
+BLOCK = 4096
 """Responses embedded between two marks of progress on the disk, sorted by length among themselves."""
 
 
@@ -77,7 +77,7 @@ def teach(
         missing = sum(not folder.is_done(row) for row in stream_responses(responses))
         folder.make_room(missing)
         new = 0
-        for block in _blocks(row for row in stream_responses(responses) if not folder.is_done(row)):
+        for block in _blocks((r for r in stream_responses(responses) if not folder.is_done(r)), teacher.blocks * BLOCK):
             folder.append(block, _embed(teacher, block, made))
             new += len(block)
             if progress:
@@ -87,9 +87,9 @@ def teach(
     return Taught(rows, new, made)
 
 
-def _blocks(rows: Iterable[Response]) -> Iterator[list[Response]]:
+def _blocks(rows: Iterable[Response], size: int) -> Iterator[list[Response]]:
     iterator = iter(rows)
-    while block := list(islice(iterator, _BLOCK)):
+    while block := list(islice(iterator, size)):
         yield block
 
 
