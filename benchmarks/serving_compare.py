@@ -1,0 +1,107 @@
+"""Two embedding servers of the same language model on the same machine, one after the other, under the same clients.
+
+    python benchmarks/serving_compare.py --model FOLDER --vllm VLLM --output benchmarks/results/serving_compare.md
+
+In: a folder with the language model, a checkpoint of it (the packaged smollm2), vLLM's command. Out: for each number of
+clients the requests a second and the seconds a request takes, in rounds that take turns.
+Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
+chat template with ten special tokens behind it, and its map. Both run in bfloat16 with the same number of threads.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import click
+import numpy as np
+
+from serving_load import make_texts
+
+
+@contextmanager
+def serving(command: list[str], port: int, threads: int) -> Iterator[None]:
+    """A server as a process of its own, from its first answer on until it is stopped."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_KVCACHE_SPACE": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise SystemExit(f"{command[0]} ended with {process.returncode}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def load(port: int, model: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+    """Requests a second, and what each took, of clients that ask for one text after the other."""
+    texts, took, lock = make_texts(200), [], threading.Lock()
+    end = time.monotonic() + seconds
+
+    def ask(seed: int) -> None:
+        rng, connection = random.Random(seed), HTTPConnection("127.0.0.1", port, timeout=120)
+        while time.monotonic() < end:
+            body = json.dumps({"model": model, "input": rng.choice(texts)})
+            start = time.monotonic()
+            connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+            assert answer.status == 200, found
+            with lock:
+                took.append(time.monotonic() - start)
+
+    start = time.monotonic()
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(took) / (time.monotonic() - start), took
+
+
+@click.command()
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The language model's folder.")
+@click.option("--vllm", required=True, type=click.Path(path_type=Path))
+@click.option("--clients", default="1,4,16")
+@click.option("--seconds", default=30.0)
+@click.option("--threads", default=1)
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, output: Path) -> None:
+    """Measures both."""
+    ours = [sys.executable, "-m", "foresay", "serve", "smollm2", "--port", "8771"]
+    theirs = [str(vllm), "serve", str(model), "--runner", "pooling", "--convert", "embed", "--dtype", "bfloat16"]
+    theirs += ["--max-model-len", "1024", "--port", "8772", "--served-model-name", "smollm2"]
+    rows = []
+    for name, command, port in (("foresay serve", ours, 8771), ("vLLM, pooling", theirs, 8772)):
+        with serving(command, port, threads):
+            load(port, "smollm2", 2, 5)
+            for count in map(int, clients.split(",")):
+                rate, took = load(port, "smollm2", count, seconds)
+                p50, p99 = np.percentile(took, (50, 99))
+                rows.append(f"| {name} | {count} | {rate:.1f} | {p50:.2f} | {p99:.2f} |")
+                sys.stderr.write(rows[-1] + "\n")
+    head = "# Two servers of SmolLM2-135M-Instruct, one text a request\n\n"
+    head += f"{threads} thread, bfloat16, texts of 1 to 300 words (30 on average), {seconds:g} s a row.\n"
+    head += "vLLM embeds the bare text; Foresay the text in a chat template, ten special tokens, and its map.\n\n"
+    head += "| server | clients | requests a second | p50, s | p99, s |\n|---|---|---|---|---|\n"
+    output.write_text(head + "\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
