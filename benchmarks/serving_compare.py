@@ -3,7 +3,7 @@
     python benchmarks/serving_compare.py --model FOLDER --vllm VLLM --output benchmarks/results/serving_compare.md
 
 In: a folder with the language model, a checkpoint of it (the packaged smollm2), vLLM's command. Out: for each number of
-clients the requests a second and the seconds a request takes, in rounds that take turns.
+clients the requests a second and the seconds a request takes.
 Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
 chat template with ten special tokens behind it, and its map. Both run in bfloat16 with the same number of threads.
 """
@@ -65,6 +65,7 @@ def load(port: int, model: str, clients: int, seconds: float) -> tuple[float, li
             assert answer.status == 200, found
             with lock:
                 took.append(time.monotonic() - start)
+        connection.close()
 
     start = time.monotonic()
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(clients)]
