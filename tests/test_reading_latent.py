@@ -22,7 +22,7 @@ from foresay.reading.latent_index import LatentIndex, whole_word
 from foresay.reading.lens import lens
 
 from .conftest import SENTENCES
-from .test_cli import run
+from .test_cli import invoke, run
 
 Get = Callable[[str], Backbone]
 CORPUS = [*SENTENCES, *(f"The {animal} met a fox in the city." for animal in ("crow", "hen", "goat", "crow"))]
@@ -287,7 +287,7 @@ def test_the_commands(backbone: Get, folder: Callable[[str], Path], tmp_path: Pa
     base = backbone("llama")
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS))
     here = ["-m", folder("llama"), "--device", "cpu"]
-    said = run("latent-index", tmp_path / "corpus.txt", "-o", tmp_path / "index", "--layers", "1", *here)
+    said = invoke("latent-index", tmp_path / "corpus.txt", "-o", tmp_path / "index", "--layers", "1", *here).output
     assert "texts at the layers 1: 0.0 MB" in said
     assert "sentences, float16" in said
     save(tmp_path / "checkpoint", Encoder(Model(base, thought=0, compression=2, dim=8)))
