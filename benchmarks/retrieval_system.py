@@ -1,21 +1,23 @@
-"""What an index costs: latency and recall by size, ingest against bare encode and bare LanceDB, memory while it fills.
+"""What an index costs at 10,000 to 1,000,000 rows, and ingest against bare encode and bare LanceDB.
 
-    python benchmarks/retrieval_system.py latency --rows 10000,100000 -o benchmarks/results/retrieval_latency.md
+    python benchmarks/retrieval_system.py size DOCUMENTS.jsonl QUERIES.jsonl --rows 10000,100000,1000000 \\
+        --work /tmp/size -o benchmarks/results/retrieval_size.md
     python benchmarks/retrieval_system.py ingest DOCUMENTS.jsonl -o benchmarks/results/retrieval_ingest.md
-    python benchmarks/retrieval_system.py memory -o benchmarks/results/retrieval_memory.md
 
-In: sizes, documents. Out: Markdown tables.
-Careful: vectors of `latency` and `memory` are random: right for time and memory. For recall random vectors are the
-hardest there are, since all their distances are alike; so a second set has clusters, as texts have. Ratios are of
-processor time, which other programs on the machine change less than the clock.
+In: documents, queries, sizes. Out: Markdown tables.
+Careful: `size` fills its indexes by `Index.add` with texts and vectors drawn around those of DOCUMENTS: a real vector,
+moved by .4 of the difference of two others, so the spread is that of the real ones. Queries are real. A second run with
+the same --work goes on where the first was killed. Times are of processor time, all threads, which other programs on
+the machine change less than the clock.
 """
 
+import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -23,43 +25,62 @@ import numpy as np
 
 from foresay import Encoder, Index
 from foresay.backbone import Backbone
+from foresay.config import IndexConfig
+from foresay.data.queries import Query, read_queries
 from foresay.embedded import Array, unit
 from foresay.model import Model
-from foresay.retrieval.chunks import Chunk
 from foresay.retrieval.documents import Document, read_documents
-from foresay.retrieval.parts import Part, table_of
-from foresay.retrieval.searching import ranked
-from foresay.retrieval.store import Store, schema
+from foresay.retrieval.numbers import number
 
-DIM, QUERIES, CLUSTERS = 384, 100, 1000
-WORDS = [f"{a}{b}" for a in ("mo", "ka", "ri", "tu", "sel", "dan", "bo", "fi") for b in ("ra", "len", "s", "mit", "ko")]
-
-
-def vectors_of(kind: str, rows: int, seed: int) -> Array:
-    """Unit vectors (rows, DIM): random, or around CLUSTERS centres that all seeds share."""
-    random = np.random.default_rng(seed)
-    noise = random.normal(size=(rows, DIM)).astype(np.float32)
-    if kind == "random":
-        return unit(noise)
-    centers = np.random.default_rng(0).normal(size=(CLUSTERS, DIM)).astype(np.float32)
-    return unit(centers[random.integers(0, CLUSTERS, rows)] + 0.7 * noise)
+DIM, MOVED, QUERIES, WORDS = 384, 0.4, 100, 40
+INTRODUCTION = (
+    "Texts and vectors are drawn around those of {documents}, as {checkpoint} embeds them; {queries} queries of that "
+    "set are real, and each finds 10 documents. Times are of processor time, all threads: medians."
+)
 
 
-def text_of(random: np.random.Generator) -> str:
-    """Twenty words."""
-    return " ".join(WORDS[i] for i in random.zipf(1.3, 20) % len(WORDS))
+class Around:
+    """Texts and vectors drawn around real ones, the same for the same number.
+
+    Attributes:
+        texts: the real ones.
+        vectors: theirs, (texts, dim) of length 1.
+    """
+
+    def __init__(self, texts: Sequence[str], vectors: Array) -> None:
+        """Takes real texts and their vectors."""
+        self.texts, self.vectors = texts, vectors
+
+    def document(self, i: int) -> Document:
+        """A real text with five words of another one and a number."""
+        random = np.random.default_rng(i)
+        other = self.texts[int(random.integers(len(self.texts)))].split()
+        added = " ".join(other[int(j)] for j in random.integers(len(other), size=5))
+        text = f"{self.texts[i % len(self.texts)]} {added} {i}"
+        return Document(str(i), text, {"year": 1900 + i % 100})
+
+    def embed(self, texts: Sequence[str], **_: object) -> Array:
+        """Vectors (texts, dim) of such texts."""
+        picks = np.array([[int(text.rsplit(" ", 1)[1]), number(text), number(text[::-1])] for text in texts], object)
+        base, left, right = ((picks[:, k] % len(self.texts)).astype(int) for k in range(3))
+        return unit(self.vectors[base] + MOVED * (self.vectors[left] - self.vectors[right]))
 
 
-def filled(folder: Path, kind: str, rows: int, ann: bool) -> tuple[Store, float]:
-    """A table of so many rows, and the seconds that its indexes took."""
-    store, random = Store.create(folder, "rows-1", DIM, {}), np.random.default_rng(5)
-    for number, start in enumerate(range(0, rows, 20_000)):
-        count = min(20_000, rows - start)
-        parts = [Part(str(start + i), 0, Chunk(text_of(random), 0, 0), "{}", "") for i in range(count)]
-        store.append(table_of(parts, vectors_of(kind, count, 100 + number), {}, schema(DIM, {})))
-    begin = time.process_time()
-    store.tidy(1 if ann else 0)
-    return store, time.process_time() - begin
+def real(encoder: Encoder, documents: Path, work: Path) -> Around:
+    """The real texts and their vectors, made once."""
+    texts = [" ".join(item.text.split()[:WORDS]) for item in read_documents(documents) if isinstance(item, Document)]
+    place = work / "real.npy"
+    if not place.is_file():
+        np.save(place, encoder.encode_document(texts, on_cut="ignore", show_progress_bar=True))
+    vectors = np.load(place)
+    if len(vectors) != len(texts):
+        raise click.ClickException(f"{place} is of other documents; delete {work}")
+    return Around(texts, unit(vectors))
+
+
+def peak_mb() -> float:
+    """Most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def median_ms(call: Callable[[int], object], times: int) -> float:
@@ -73,62 +94,102 @@ def median_ms(call: Callable[[int], object], times: int) -> float:
     return 1000 * float(np.median(spent))
 
 
-def latency_row(kind: str, rows: int, ann: bool) -> str:
-    """One size: exact and approximate dense search, words, hybrid; recall@10."""
-    queries, random = vectors_of(kind, QUERIES, 1), np.random.default_rng(6)
-    texts = [text_of(random) for _ in range(QUERIES)]
-    with tempfile.TemporaryDirectory() as folder:
-        store, seconds = filled(Path(folder), kind, rows, ann)
-        exact = store.exactly()
-        times = 10 if rows > 200_000 else 30
-        cells = [median_ms(lambda i: exact.nearest(queries[i], 10, None), times)]
-        recall = "–"
-        if ann:
-            cells.append(median_ms(lambda i: store.nearest(queries[i], 10, None), times))
-            found = sum(
-                len({r.id for r in exact.nearest(q, 10, None)} & {r.id for r in store.nearest(q, 10, None)})
-                for q in queries
-            )
-            recall = f"{found / (10 * QUERIES):.3f}"
-        cells.append(median_ms(lambda i: store.words(texts[i], 10, None), times))
-        cells.append(median_ms(lambda i: ranked(store, texts[i], queries[i], (10, "hybrid", None)), times))
-    shown = [f"{cell:.1f}" for cell in cells]
-    if not ann:
-        shown.insert(1, "–")
-    return f"| {kind} | {rows:,} | {' | '.join(shown)} | {recall} | {seconds:.0f} |"
+def searched(encoder: Encoder, path: Path, queries: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of each way to search one index, and recall@10 of its vector index on these queries."""
+    index = Index.open(path, encoder)
+    vectors = dict(zip(queries, encoder.encode_query(list(queries)), strict=True))
+    encoder.encode_query = lambda texts, **_: np.stack([vectors[t] for t in texts])  # type: ignore[method-assign]
+    times = min(20, len(queries))
+    found: dict[str, float] = {"recall": 1.0 if (share := index.recall(queries)) is None else share}
+    for name, exact, mode, where in WAYS:
+        index.exact = exact
+        found[name] = median_ms(lambda i: index.search(queries[i], mode=mode, where=where), times)  # noqa: B023
+    return found
+
+
+WAYS = (
+    ("exact", True, "dense", None),
+    ("index", False, "dense", None),
+    ("words", False, "words", None),
+    ("hybrid", False, "hybrid", None),
+    ("filtered", False, "hybrid", "json_get_int(metadata, 'year') > 1990"),
+)
+COLUMNS = {
+    "rows": "rows",
+    "rate": "rows added a second, without embedding",
+    "building": "building indexes, s",
+    "added": "peak memory while adding, MB",
+    "indexed": "and while the indexes are built, MB",
+    "disk": "disk, MB",
+    **{name: f"{name}, ms" for name, *_ in WAYS},
+    "recall": "recall@10 of the vector index",
+}
+"""What a line of the table holds."""
 
 
 @click.group()
 def main() -> None:
-    """Three tables."""
+    """Two tables."""
 
 
 @main.command()
+@click.argument("documents", type=click.Path(path_type=Path, exists=True))
+@click.argument("queries", type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", default="10000,100000,1000000", show_default=True)
-@click.option("--ann", default=100_000, show_default=True, help="Most rows at which a vector index is built.")
-@click.option("--kinds", default="random,clustered", show_default=True)
+@click.option("--checkpoint", default="smollm2", show_default=True)
+@click.option("--ann", default=50_000, show_default=True, help="Rows from which there is a vector index.")
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder of the indexes; they stay there.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-def latency(rows: str, ann: int, kinds: str, output: Path) -> None:
-    """Milliseconds a query, without embedding it, and one for that."""
-    lines = [
-        f"Milliseconds of processor time a query, all threads, median; vectors of {DIM} numbers; the seconds of the "
-        "indexes, also of processor time, hold full text and, where there is one, the vector index (HNSW). The nano "
-        f"model embeds a query in {embed_ms():.0f} ms.",
-        "",
-        "| vectors | rows | dense, exact | dense, by index | words | hybrid | recall@10 of the index | indexes, s |",
-        "|---" * 8 + "|",
-    ]
-    for kind in kinds.split(","):
-        for count in map(int, rows.split(",")):
-            lines.append(latency_row(kind, count, count <= ann))
-            click.echo(lines[-1])
-            output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def size(documents: Path, queries: Path, rows: str, checkpoint: str, ann: int, work: Path, output: Path) -> None:
+    """Adding, memory, disk, milliseconds a query and recall, by the number of rows."""
+    work.mkdir(parents=True, exist_ok=True)
+    texts = [query.text for query in read_queries(queries) if isinstance(query, Query)][:QUERIES]
+    lines = [INTRODUCTION.format(documents=documents.parent.name, queries=len(texts), checkpoint=checkpoint)]
+    lines += ["", f"| {' | '.join(COLUMNS.values())} |", "|---" * len(COLUMNS) + "|"]
+    for count in map(int, rows.split(",")):
+        done = work / f"rows-{count}.json"
+        if not done.is_file():
+            call = [sys.executable, __file__, "fill", checkpoint, str(documents), str(work), str(count), str(ann)]
+            subprocess.run(call, check=True)  # a process of its own, whose peak memory is that of adding
+        encoder = Encoder.from_pretrained(checkpoint, device="cpu")
+        around = real(encoder, documents, work)
+        embedded = median_ms(lambda i: encoder.encode_query(texts[i]), min(10, len(texts)))  # noqa: B023
+        encoder.encode_document = around.embed  # type: ignore[method-assign]
+        line = {**json.loads(done.read_text()), **searched(encoder, work / f"rows-{count}", texts), "rows": count}
+        line["rate"] = line["new"] / max(line["seconds"], 1e-9)
+        lines.append("| " + " | ".join(shown(name, line[name]) for name in COLUMNS) + " |")
+        click.echo(lines[-1])
+        ending = f"Embedding a query takes {embedded:.0f} ms besides."
+        output.write_text("\n".join([*lines, "", ending]) + "\n", encoding="utf-8")
 
 
-def embed_ms() -> float:
-    """Of one query, by the packaged model with ten special tokens."""
-    encoder = nano()
-    return median_ms(lambda i: encoder.encode_query(f"What is {WORDS[i]} {WORDS[i + 1]}?"), 10)
+@main.command(hidden=True)
+@click.argument("checkpoint")
+@click.argument("documents", type=click.Path(path_type=Path))
+@click.argument("work", type=click.Path(path_type=Path))
+@click.argument("rows", type=int)
+@click.argument("ann", type=int)
+def fill(checkpoint: str, documents: Path, work: Path, rows: int, ann: int) -> None:
+    """Fills one index; notes seconds of processor time and peak memory, and these of the building of its indexes."""
+    encoder = Encoder.from_pretrained(checkpoint, device="cpu")
+    around = real(encoder, documents, work)
+    encoder.encode_document = around.embed  # type: ignore[method-assign]
+    path, seen = work / f"rows-{rows}", {"added": peak_mb(), "seconds": 0.0}
+    index = Index.open(path, encoder) if path.exists() else Index.create(path, encoder, IndexConfig(ann_rows=ann))
+    begin = time.process_time()
+
+    def progress(*_: object) -> None:
+        seen.update(added=peak_mb(), seconds=time.process_time() - begin)
+
+    new = index.add((around.document(i) for i in range(rows)), progress).new
+    seen |= {"building": time.process_time() - begin - seen["seconds"], "indexed": peak_mb(), "new": new}
+    seen["disk"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**20
+    (work / f"rows-{rows}.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def shown(name: str, value: float) -> str:
+    """One cell."""
+    return f"{value:.3f}" if name == "recall" else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def nano() -> Encoder:
@@ -178,40 +239,6 @@ def ingest(documents: Path, most: int, output: Path) -> None:
         encoding="utf-8",
     )
     click.echo(output.read_text())
-
-
-FILL = "from retrieval_system import fill; import sys; fill(int(sys.argv[1]))"
-
-
-@main.command()
-@click.option("--rows", default="10000,40000", show_default=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-def memory(rows: str, output: Path) -> None:
-    """Peak memory of a process that fills an index, by its size; random vectors in place of a model."""
-    lines = ["| documents added | peak memory, MB |", "|---|---|"]
-    for count in rows.split(","):
-        done = subprocess.run([sys.executable, "-c", FILL, count], cwd=Path(__file__).parent, stdout=-1, check=True)
-        lines.append(f"| {int(count):,} | {int(done.stdout) / 1024:.0f} |")
-        click.echo(lines[-1])
-    output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def fill(rows: int) -> None:
-    """Adds so many documents, and prints the peak memory in KiB."""
-    encoder, random = nano(), np.random.default_rng(0)
-
-    def embed(texts: Sequence[str], **_: object) -> Array:
-        return unit(random.normal(size=(len(texts), DIM)).astype(np.float32))
-
-    encoder.encode_document = embed  # type: ignore[method-assign]
-
-    def items() -> Iterator[Document]:
-        for i in range(rows):
-            yield Document(str(i), text_of(random), {"year": i})
-
-    with tempfile.TemporaryDirectory() as folder:
-        Index.create(Path(folder) / "index", encoder).add(items())
-    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
 if __name__ == "__main__":

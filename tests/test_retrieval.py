@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import lancedb
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -207,6 +208,18 @@ def test_reading_documents(tmp_path: Path) -> None:
     path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
     with pytest.raises(DataError, match="two documents under the id 'a'"):
         list(read_documents(path))
+
+
+def test_one_graph_for_all_rows_of_an_add(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vector index is built when all rows are there: one built on the way would become a graph for each tidying."""
+    monkeypatch.setattr("foresay.retrieval.index.BLOCK", 8)
+    monkeypatch.setattr("foresay.retrieval.index.TIDY", 1)
+    index = Index.create(tmp_path / "index", encoder, IndexConfig(ann_rows=16))
+    index.add(some())
+    table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
+    stats = table.index_stats("vector_idx")
+    assert (stats.num_indices, stats.num_indexed_rows) == (1, 40)
+    assert index.recall() == 1
 
 
 def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:

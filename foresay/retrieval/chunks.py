@@ -8,6 +8,7 @@ it in sections, cut at white space.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
@@ -55,10 +56,19 @@ class Chunker:
             raise InputError(f"chunk_tokens is {tokens}; expected 1 to {room}, which whoever embeds documents can read")
         if not 0 <= overlap < self.tokens:
             raise InputError(f"overlap is {overlap}; expected 0 to {self.tokens - 1}, less than a chunk")
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._splitter = TextSplitter.from_huggingface_tokenizer(self._tokenizer, self.tokens, overlap)
+        self._theirs = tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """A copy that cuts and pads nothing, made when the first text comes."""
+        copy = Tokenizer.from_str(self._theirs.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
+
+    @cached_property
+    def _splitter(self) -> TextSplitter:
+        return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self.tokens, self.overlap)
 
     def __call__(self, text: str) -> list[Chunk]:
         """The chunks of a text: the text itself, where it fits."""

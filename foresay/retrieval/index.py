@@ -85,7 +85,7 @@ class Index(Searcher):
         check_free(path)
         Chunker(encoder, config.chunk_tokens, config.overlap)
         maker = Maker(encoder, config)
-        width = encoder.encode_query([""], truncate_dim=config.truncate_dim or None).shape[1]
+        width = encoder.encode_query(["x"], truncate_dim=config.truncate_dim or None).shape[1]
         path.mkdir(parents=True, exist_ok=True)
         with locked(path / LOCK):
             check_free(path)
@@ -143,7 +143,7 @@ class Index(Searcher):
                 there |= {number(item.id): number(item.digest()) for item in todo}
                 new, changed, kept = new + len(fresh), changed + len(stale), kept + len(block) - len(todo)
                 if count % TIDY == 0:
-                    store.tidy(self.config.ann_rows)
+                    store.tidy()
                 if progress:
                     progress(new + changed + kept, None, "")
             store.tidy(self.config.ann_rows)

@@ -96,7 +96,7 @@ class Rewriting:
                     (self.new.replace if stale else self.new.append)(rows)
             made += len(todo)
             if count % TIDY == 0:
-                self.new.tidy(config.ann_rows)
+                self.new.tidy()
             if progress:
                 progress(min(count * BLOCK, total), total, "")
         self._delete_others(seen)
