@@ -93,14 +93,21 @@ def length_batches(
     return batches
 
 
-def pad(rows: Sequence[Row], value: int, *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Row], value: int, *, left: bool, device: torch.device, least: int = 0) -> tuple[Tensor, Tensor]:
     """Token ids of different lengths as one tensor.
+
+    Args:
+        rows: token ids.
+        value: of padding.
+        left: pad on the left.
+        device: of the tensors.
+        least: columns at least; a model that gets the rows alone cannot run on none, which empty texts would be.
 
     Returns:
         ids (rows, longest) and lengths (rows,), both int64.
     """
     lengths = [len(row) for row in rows]
-    longest = max(lengths, default=0)
+    longest = max([least, *lengths])
     padded = [
         [value] * (longest - len(row)) + list(row) if left else list(row) + [value] * (longest - len(row))
         for row in rows

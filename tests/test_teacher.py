@@ -26,12 +26,14 @@ from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
 from foresay.teachers import bidirectional
+from foresay.teachers.base import Teacher
 from foresay.teachers.bidirectional import Bidirectional
 from foresay.teachers.llm2vec import LLM2VecTeacher
 from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher, schedule
 from foresay.teachers.objectives import SCALE, blank, mntp_gradient, simcse_gradient
 from foresay.teachers.packaged import FOLDERS, NANO_TEACHER
+from foresay.teachers.pooled import SelfTeacher
 from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.training.metrics import Event, Step
 from foresay.training.stopping import Stopped
@@ -127,6 +129,20 @@ def test_flash_attention(backbone: Get, family: str) -> None:
     reader.model.config.is_causal = True
     with pytest.raises(BackboneError, match="flash_attention_2.* keeps causal attention"):
         reader.check()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("kind", ["read in both directions", "as it is"])
+def test_an_empty_text(backbone: Get, family: str, kind: str) -> None:
+    """Without a leading token there is nothing of it to run: its mean is 0, alone and beside another."""
+    teacher: Teacher = SelfTeacher(backbone(family))
+    if kind != "as it is":
+        teacher = LLM2VecTeacher(Bidirectional(backbone(family)), "made")
+    other = teacher.embed(["a text"])
+    assert not teacher.embed([""]).any() and not teacher.embed(["", ""]).any()
+    beside = teacher.embed(["", "a text"])
+    assert not beside[0].any()
+    np.testing.assert_allclose(beside[1:], other, atol=1e-5)
 
 
 @torch.no_grad()

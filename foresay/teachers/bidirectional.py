@@ -179,7 +179,7 @@ class Bidirectional:
 
     def states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """States of token ids, padded on the right: (rows, longest, hidden), after the final norm."""
-        ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device)
+        ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device, least=1)
         real = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
         states: Tensor = self.model(input_ids=ids, attention_mask=real.long(), use_cache=False).last_hidden_state
         return states

@@ -53,7 +53,7 @@ class SelfTeacher(Teacher):
         Padding is on the right, where no real token sees it.
         """
         lead = self.backbone.leading_ids
-        ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device)
+        ids, lengths = pad(rows, self.backbone.pad_id, left=False, device=self.backbone.device, least=1)
         ids = torch.cat([ids.new_tensor(lead).expand(len(rows), -1), ids], dim=1)
         states = self.backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, len(lead) :].float()
         real = torch.arange(states.shape[1], device=states.device)[None] < lengths[:, None]
