@@ -23,12 +23,14 @@ from foresay.encoder import Encoder
 from foresay.engines.pooled import PooledEngine
 from foresay.engines.respond import Summary, respond
 from foresay.errors import BackboneError, DataError, InputError
+from foresay.evaluation import load_scores
 from foresay.model import Model
 from foresay.teachers.load import load_teacher
 from foresay.teachers.remote import RemoteTeacher, TeachWork
 from foresay.teachers.teach import teach
 
 from .cluster_works import Backwards, Fails
+from .made_tasks import write
 from .test_cli import run
 
 QUERIES = [Query(f"q{n}", f"{'first' if n < 20 else 'then'} {n}") for n in range(60)]
@@ -116,17 +118,21 @@ def test_the_commands(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """respond, teach and encode with a tiny model: byte for byte what one machine writes."""
+    """respond, teach, encode and evaluate with a tiny model: byte for byte what one machine writes."""
     model, source, checkpoint = folder("qwen3"), tmp_path / "q.jsonl", tmp_path / "checkpoint"
     source.write_text("".join(json.dumps({"id": q.id, "query": q.text}) + "\n" for q in QUERIES[:20]))
     save(checkpoint, Encoder(Model(backbone("qwen3"), thought=0, compression=3, dim=8)))
+    write(tmp_path / "sts", "sts")
     here, there = ["--device", "cpu"], ["--device", "cpu", "--cluster", "auto"]
     for name, where in (("one", here), ("many", there)):
         run("respond", source, "-m", model, "-o", tmp_path / f"{name}.jsonl", "--max-new-tokens", 6, *where)
         run("teach", tmp_path / "one.jsonl", "-t", "self", "-m", model, "-o", tmp_path / f"{name}-targets", *where)
         shards = ["--shards", "npy", "--shard-rows", 6]
         run("encode", checkpoint, source, "-o", tmp_path / f"{name}-vectors", *shards, *where)
+        run("evaluate", checkpoint, tmp_path / "sts", "-o", tmp_path / f"{name}-scores", *where)
     assert lines(tmp_path / "one.jsonl") == lines(tmp_path / "many.jsonl")
+    one, many = (load_scores(tmp_path / f"{name}-scores") for name in ("one", "many"))
+    assert [(score.metric, score.value) for score in one] == [(score.metric, score.value) for score in many]
     for name in ("targets", "vectors"):
         first, second = tmp_path / f"one-{name}", tmp_path / f"many-{name}"
         assert sorted(f.name for f in first.iterdir()) == sorted(f.name for f in second.iterdir())

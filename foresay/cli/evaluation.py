@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..config import EvaluateConfig
+from ..config import ClusterConfig, EvaluateConfig
 from ..errors import InputError
 from .options import Command, HomePath, build, options
 from .running import calm_libraries, progress_bar
@@ -31,6 +31,7 @@ from .running import calm_libraries, progress_bar
 @click.option("--also", multiple=True, metavar="CHECKPOINT", help="Another seed of the same method; repeatable.")
 @click.option("-o", "--output", default="evaluation", show_default=True, type=HomePath(), help="Folder.")
 @options(EvaluateConfig)
+@options(ClusterConfig)
 def evaluate(
     checkpoint: str,
     suites: tuple[str, ...],
@@ -52,7 +53,7 @@ def evaluate(
 
     Tables, pictures, JSON and mteb's own result files go to OUTPUT; run again, it goes on where it stopped.
     """
-    config = build(EvaluateConfig, values)
+    config, cluster = build(EvaluateConfig, values), build(ClusterConfig, values)
     calm_libraries()
     try:
         import mteb  # noqa: F401
@@ -65,6 +66,6 @@ def evaluate(
 
     disable_progress_bars()
     with progress_bar("evaluating") as progress:
-        report = run((checkpoint, *also), suites, output, config, against=against, progress=progress)
+        report = run((checkpoint, *also), suites, output, config, against=against, cluster=cluster, progress=progress)
     report.show(Console())
     click.echo(f"{output}/results.md has the tables and pictures")

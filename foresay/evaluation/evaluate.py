@@ -6,14 +6,12 @@ method: each has rows of its own in the scores, and the report shows their mean 
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..backbone import Backbone
-from ..checkpoints.folder import find
-from ..checkpoints.load import moved_backbone
-from ..checkpoints.record import Record
-from ..config import EvaluateConfig, RespondConfig
+from ..config import ClusterConfig, EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
 from ..retrieval.opening import open_index
@@ -23,6 +21,8 @@ from .checkpoint_teacher import teacher_of
 from .index_search import searches_of
 from .intervals import Comparison
 from .mteb_model import MtebModel
+from .opening import load_encoders, with_documents
+from .remote import EvaluateWork, RemoteEncoder
 from .report import Report
 from .run import run_tasks, silent
 from .suites import suite
@@ -37,6 +37,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     against: Sequence[str] = (),
+    cluster: ClusterConfig | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Measures checkpoints and baselines on suites.
@@ -47,6 +48,7 @@ def evaluate(
         output: folder of the evaluation; one that is there is continued.
         config: what is measured, and where.
         against: baselines as `load_baseline` takes them.
+        cluster: where checkpoints embed, if not here.
         progress: told of tasks done.
 
     Returns:
@@ -59,11 +61,9 @@ def evaluate(
     checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     suites = [suites] if isinstance(suites, str) else suites
     tasks = list({task.metadata.name: task for name in suites for task in suite(name)}.values())
-    encoders = _encoders(checkpoints, config)
+    encoders = load_encoders(checkpoints, config, config.device)
     teacher = _teacher(checkpoints[0], encoders[0].model.backbone, config, against)
-    if config.documents != "own":
-        loaded = teacher if config.documents == "teacher" else None
-        encoders = [encoder.with_document_teacher(loaded) for encoder in encoders]
+    encoders = with_documents(encoders, config, teacher)
     names = [OURS] if len(encoders) == 1 else [f"{OURS} {number}" for number in range(1, len(encoders) + 1)]
     embedders: dict[str, Any] = dict(zip(names, encoders, strict=True))
     methods = {OURS: names}
@@ -82,15 +82,18 @@ def evaluate(
         opened = open_index(config.index, encoders[0])
         for search in searches_of(opened):
             embedders[search.name], methods[search.name] = search, [search.name]
-    scores = run_tasks(
-        embedders,
-        tasks,
-        output,
-        seed=config.seed,
-        limit=config.limit or None,
-        task_prompts=config.prompts == "task",
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        if cluster and cluster.cluster:
+            embedders |= zip(names, _on_cluster(checkpoints, encoders, config, cluster, stack), strict=True)
+        scores = run_tasks(
+            embedders,
+            tasks,
+            output,
+            seed=config.seed,
+            limit=config.limit or None,
+            task_prompts=config.prompts == "task",
+            progress=progress,
+        )
     ours = MtebModel(OURS, encoders[0], task_prompts=config.prompts == "task")
     prompts = {task.metadata.name: ours.prompt_words(task) for task in tasks}
     report = Report.of(Comparison(scores, methods, seed=config.seed), OURS, prompts)
@@ -116,16 +119,15 @@ def _teacher(place: str, backbone: Backbone, config: EvaluateConfig, against: Se
     return teacher_of(place, backbone, config.device, config.teacher or None)
 
 
-def _encoders(checkpoints: Sequence[str], config: EvaluateConfig) -> list[Encoder]:
-    """Checkpoints of the same backbone share it."""
-    backbones: dict[tuple[str, str | None], Backbone] = {}
-    encoders = []
-    for place in checkpoints:
-        described = Record.load(find(place)).backbone
-        name = described.name, described.revision
-        if config.backbone and name not in backbones:
-            backbones[name] = moved_backbone(place, config.backbone, device=config.device, dtype=config.dtype)
-        encoder = Encoder.from_pretrained(place, backbone=backbones.get(name), device=config.device, dtype=config.dtype)
-        backbones[name] = encoder.model.backbone
-        encoders.append(encoder)
-    return encoders
+def _on_cluster(
+    checkpoints: Sequence[str],
+    encoders: Sequence[Encoder],
+    config: EvaluateConfig,
+    cluster: ClusterConfig,
+    stack: ExitStack,
+) -> list[RemoteEncoder]:
+    """The checkpoints with the cluster's workers, which end with the stack."""
+    from ..cluster.ray_pool import RayPool
+
+    pool = stack.enter_context(RayPool(EvaluateWork(tuple(checkpoints), config), cluster, config.device))
+    return [RemoteEncoder(encoder, pool, number) for number, encoder in enumerate(encoders)]

@@ -8,7 +8,7 @@ read the bare text.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,12 +25,14 @@ from ..encoder import Array, Encoder
 from ..prompts import EVALUATION
 from ..teachers.base import digest
 from .folder_tasks import FolderMetadata
+from .remote import RemoteEncoder
 from .vector_cache import Store, key
 
 _BLOCK = 1024
 """Texts embedded between two writes: what a kill costs at most."""
 _SCORES_AT_ONCE = 1 << 26
 """Similarities that exist together: 256 MiB in float32."""
+_Block = tuple[int, Array, list[bool]]
 
 
 @runtime_checkable
@@ -78,6 +80,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
     Attributes:
         name: row of the table.
         embedder: who embeds.
+        remote: the same with a pool's workers, which then embed in its place.
         fingerprint: None means that vectors are not kept.
         prompts: of a checkpoint, by mteb's names; its own precede ours. None for any other embedder.
         task_prompts: whether tasks may have prompts; if not, the checkpoint's own are all, as in service.
@@ -87,16 +90,24 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
     """
 
     def __init__(
-        self, name: str, embedder: Embedder, vectors: Path | None = None, *, task_prompts: bool = True
+        self,
+        name: str,
+        embedder: Embedder | RemoteEncoder,
+        vectors: Path | None = None,
+        *,
+        task_prompts: bool = True,
     ) -> None:
         """Wraps an embedder.
 
         Args:
             name: row of the table.
-            embedder: a checkpoint's `Encoder`, or anything that embeds.
-            vectors: folder to keep vectors in.
+            embedder: a checkpoint's `Encoder`, here or with a pool's workers, or anything that embeds.
+            vectors: folder to keep vectors in; what a pool makes is always kept.
             task_prompts: whether tasks may have prompts of their own.
         """
+        self.remote: RemoteEncoder | None = None
+        if isinstance(embedder, RemoteEncoder):
+            self.remote, embedder = embedder, embedder.encoder
         self.name, self.embedder, self.task_prompts = name, embedder, task_prompts
         self.fingerprint = fingerprint(embedder)
         self.store = _store(vectors, self.fingerprint)
@@ -171,7 +182,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
         """Embeddings (texts, dim), from the disk where they are there; `role` is query, document or None."""
         store = self.document_store if role == "document" else self.store
         if store is None:
-            vectors, cut = self._embed(texts, role, prompt)
+            [(_, vectors, cut)] = self._in_blocks([texts], role, prompt)
             self._count(role, sum(cut))
             return vectors
         if self._by_teacher(role):
@@ -180,36 +191,33 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
         missing = store.missing(keys)
         todo = {name: text for name, text in zip(keys, texts, strict=True) if name in missing}
         order = sorted(todo, key=lambda name: len(todo[name]), reverse=True)  # blocks of like length pad little
-        for start in range(0, len(order), _BLOCK):
-            block = order[start : start + _BLOCK]
-            vectors, cut = self._embed([todo[name] for name in block], role, prompt)
-            store.add(block, vectors, cut)
+        blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
+        for place, vectors, cut in self._in_blocks([[todo[name] for name in block] for block in blocks], role, prompt):
+            store.add(blocks[place], vectors, cut)
         vectors, cuts = store.read(keys)
         self._count(role, cuts)
         return vectors
 
-    def _embed(self, texts: Sequence[str], role: str | None, prompt: str) -> tuple[Array, list[bool]]:
+    def _in_blocks(self, blocks: Sequence[Sequence[str]], role: str | None, prompt: str) -> Iterator[_Block]:
+        """Each block with its place and which of its texts were cut: one after the other, or a pool's as they come."""
         began = time.perf_counter()
-        vectors, cut = self._vectors(texts, role, prompt)
-        if role != "document":
-            self.seconds += time.perf_counter() - began
-            self.embedded += len(texts)
-        return vectors, cut
+        for place, vectors, cut in self._each(blocks, role, prompt):
+            if role != "document":
+                self.seconds += time.perf_counter() - began
+                self.embedded += len(blocks[place])
+            yield place, vectors, cut
+            began = time.perf_counter()
 
-    def _vectors(self, texts: Sequence[str], role: str | None, prompt: str) -> tuple[Array, list[bool]]:
+    def _each(self, blocks: Sequence[Sequence[str]], role: str | None, prompt: str) -> Iterator[_Block]:
         embedder = self.embedder
-        if isinstance(embedder, Encoder):
-            before = {"prompt_name": "document"} if self._by_teacher(role) else {"prompt": prompt}
-            made = embedder.embed(texts, **before, ask=Ask(on_cut="ignore"))
-            cut = set(made.cut)
-            return made.vectors, [i in cut for i in range(len(texts))]
-        if role == "document":
-            vectors = embedder.encode_document(texts)
-        elif role is None and hasattr(embedder, "encode"):
-            vectors = embedder.encode(texts)
-        else:
-            vectors = embedder.encode_query(texts)
-        return np.asarray(vectors, np.float32), [False] * len(texts)
+        if not isinstance(embedder, Encoder):
+            yield from ((place, *_by_others(embedder, texts, role)) for place, texts in enumerate(blocks))
+            return
+        before = {"prompt_name": "document"} if self._by_teacher(role) else {"prompt": prompt}
+        made = enumerate(embedder.embed(texts, **before, ask=Ask(on_cut="ignore")) for texts in blocks)
+        for place, block in self.remote.embed_blocks(blocks, before) if self.remote else made:
+            cut = set(block.cut)
+            yield place, block.vectors, [i in cut for i in range(len(block.vectors))]
 
     def _by_teacher(self, role: str | None) -> bool:
         return role == "document" and isinstance(self.embedder, Encoder) and self.embedder.document_teacher is not None
@@ -217,6 +225,17 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
     def _count(self, role: str | None, cut: int) -> None:
         name = role or "text"
         self.cut[name] = self.cut.get(name, 0) + cut
+
+
+def _by_others(embedder: Embedder, texts: Sequence[str], role: str | None) -> tuple[Array, list[bool]]:
+    """What is not a checkpoint reads texts without a prompt, and says nothing of cuts."""
+    if role == "document":
+        vectors = embedder.encode_document(texts)
+    elif role is None and hasattr(embedder, "encode"):
+        vectors = embedder.encode(texts)
+    else:
+        vectors = embedder.encode_query(texts)
+    return np.asarray(vectors, np.float32), [False] * len(texts)
 
 
 class Search(SearchEncoderWrapper):  # type: ignore[misc]

@@ -29,6 +29,7 @@ from . import manifest
 from .folder_tasks import limit as keep_few
 from .measure import scores as measured
 from .mteb_model import Embedder, MtebModel, Search
+from .remote import RemoteEncoder
 from .scores import Score, load_scores, save_scores
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def silent(done: int, total: int | None, note: str) -> None:
 
 
 def run_tasks(
-    embedders: Mapping[str, Embedder | SearchProtocol],
+    embedders: Mapping[str, Embedder | RemoteEncoder | SearchProtocol],
     tasks: Sequence[AbsTask],
     output: Path,
     *,
@@ -52,8 +53,8 @@ def run_tasks(
     """Measures embedders on tasks; goes on where an earlier run into the same folder stopped.
 
     Args:
-        embedders: by row name: checkpoints' `Encoder`s, anything with `encode_query` and `encode_document`, or an
-            mteb search model (BM25), which is measured on retrieval only.
+        embedders: by row name: checkpoints' `Encoder`s, here or with a pool's workers, anything with `encode_query`
+            and `encode_document`, or an mteb search model (BM25), which is measured on retrieval only.
         tasks: from `suite`.
         output: folder of the results.
         seed: noted in the manifest; mteb's tasks keep their own, so that figures can be compared with others'.
@@ -149,7 +150,7 @@ class _Rows:
             keep_few(task, self.limit)
 
 
-def _model(name: str, embedder: Embedder | SearchProtocol, vectors: Path, task_prompts: bool) -> Any:  # noqa: ANN401
+def _model(name: str, embedder: Embedder | RemoteEncoder | SearchProtocol, vectors: Path, task_prompts: bool) -> Any:  # noqa: ANN401
     if isinstance(embedder, SearchProtocol) and not isinstance(embedder, EncoderProtocol):
         return embedder
     return MtebModel(name, embedder, vectors, task_prompts=task_prompts)
