@@ -80,6 +80,17 @@ def compare(engine: TransformersEngine, texts: Sequence[str], turns: int) -> dic
     return {"ratio": statistics.median(ratios), "ratios": ratios, "seconds": seconds, "tokens": tokens}
 
 
+def by_places(backbone: Backbone, counts: Sequence[int], rows: int) -> list[dict[str, float]]:
+    """Tokens written a second of processor time, by the number of rows that are written side by side."""
+    found = []
+    for count in counts:
+        engine = TransformersEngine(backbone, RespondConfig(max_new_tokens=64, batch_size=count))
+        start = time.process_time()
+        tokens = ours(engine, mixed(max(8, min(rows, 4 * count))))
+        found.append({"places": count, "tokens_a_second": tokens / (time.process_time() - start)})
+    return found
+
+
 class Stub:
     """An engine that answers at once."""
 
@@ -160,6 +171,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     to_the_end.stops = [backbone.text_config.vocab_size]  # nothing ends a row but the length
     result["one length, to the end"] = compare(to_the_end, like, options.turns)
     result["mixed lengths"] = compare(free, mixed(options.rows), options.turns)
+    if options.places:
+        result["places"] = by_places(backbone, options.places, options.rows)
     if options.vllm:
         result["vllm"] = against_vllm(options.vllm, options)
     if options.million:
@@ -175,6 +188,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--million", action="store_true", help="also a million rows with a stub engine")
+    parser.add_argument("--places", type=int, nargs="*", default=[1, 4, 16, 64, 256], help="rows side by side")
     parser.add_argument("--vllm", help="the Python of an environment with vLLM")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
@@ -186,6 +200,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     for name in ("one length, to the end", "mixed lengths"):
         print(f"{name}: {result[name]['ratio']:.2f} times the bare loop's rows a second")  # noqa: T201
+    for row in result.get("places", []):
+        print(f"{row['places']:>4} rows side by side: {row['tokens_a_second']:.0f} tokens a second of one core")  # noqa: T201
     if "vllm" in result:
         print(f"mixed lengths, bfloat16: {result['vllm']['ratio']:.2f} times vLLM's rows a second")  # noqa: T201
     for row in result.get("memory", []):

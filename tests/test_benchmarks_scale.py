@@ -34,10 +34,12 @@ def test_responding(folder: Callable[[str], Path], tmp_path: Path, monkeypatch: 
         responding, "against_vllm", lambda python, options: {"ratio": 2.0, "python": python, "rows": options.rows}
     )
     output = tmp_path / "responding.json"
-    words = [str(folder("qwen3")), "--rows", "3", "--turns", "1", "--million", "--vllm", "python", "-o", str(output)]
-    responding.main(words)
+    words = [str(folder("qwen3")), "--rows", "3", "--turns", "1", "--million", "--vllm", "python"]
+    responding.main([*words, "--places", "1", "2", "-o", str(output)])
     found = json.loads(output.read_text())
     assert [row["rows"] for row in found["memory"]] == [10_000, 100_000, 1_000_000]
+    assert [row["places"] for row in found["places"]] == [1, 2]
+    assert all(row["tokens_a_second"] > 0 for row in found["places"])
     assert found["vllm"] == {"ratio": 2.0, "python": "python", "rows": 3}
     clocked = responding.clocked("transformers", str(folder("qwen3")), 3, 2)
     assert clocked["rows"] == 3 and len(clocked["seconds"]) == 2
