@@ -4,7 +4,7 @@ In: what was read once (raw teacher vectors and states), a seed. Out: `Method`s.
 is principal components, the map is ridge regression, and the last `HELD` rows choose its penalty.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +36,12 @@ class Method:
         return queries, self.document(one.documents) if one.documents else queries[:0]
 
 
-def ridge(states: Array, targets: Array) -> Callable[[Array], Array]:
+def ridge(states: Array, targets: Array, penalties: Sequence[float] = PENALTIES) -> Callable[[Array], Array]:
     """A linear map; the penalty with the best mean cosine on the last rows."""
     center, spread = states[:-HELD].mean(axis=0), states[:-HELD].std(axis=0) + 1e-6
     x, mean = (states - center) / spread, targets[:-HELD].mean(axis=0)
     gram, cross = x[:-HELD].T @ x[:-HELD] / len(x), x[:-HELD].T @ (targets[:-HELD] - mean) / len(x)
-    weights = [np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), cross) for penalty in PENALTIES]
+    weights = [np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), cross) for penalty in penalties]
     fits = [(unit(x[-HELD:] @ weight + mean) * unit(targets[-HELD:])).sum(axis=1).mean() for weight in weights]
     best = weights[int(np.argmax(fits))]
     return lambda found: ((found - center) / spread @ best + mean).astype(np.float32)
