@@ -3,17 +3,17 @@
 In: rows, dictionaries. Out: a `Journal` that a later run continues, `write_json` and `read_json` for manifests,
 `file_hash` and `differences` to tell a stale file from a fresh one.
 Be careful: only the *last* line of a journal may be torn, since every batch is one write after a finished one. A torn
-line further up is damage, and is an error rather than a silent gap. A full disk, a folder that cannot be written and
-the like become a `DataError` here (`writing`), and leave what was there as it was.
+line further up is damage, and is an error rather than a silent gap. A full disk leaves
+what was there as it was (outputs.py).
 """
 
-import errno
+import gzip
 import hashlib
 import json
 import logging
 import mmap
 import os
-import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .errors import DataError
+from .outputs import replacing, writing
 
 try:
     import fcntl
@@ -29,64 +30,6 @@ except ImportError:  # Windows has no flock; not to start two writers is up to t
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
-
-
-_UNWRITABLE = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "the quota is used up; free some space",
-    errno.EFBIG: "the file system takes no larger file; use another one",
-    errno.EROFS: "the file system is read-only; use another place",
-    errno.EACCES: "no permission to write there; use another place",
-    errno.EPERM: "no permission to write there; use another place",
-    errno.EISDIR: "it is a folder; name a file",
-    errno.ENOTDIR: "a part of the path is a file; name another place",
-    errno.EEXIST: "a part of the path is a file; name another place",
-    errno.ENAMETOOLONG: "the name is too long; use a shorter one",
-}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the reasons why nothing can be written into one line that says what to do; others pass.
-
-    Raises:
-        DataError: for a full disk, a folder without permission and the like.
-    """
-    try:
-        yield
-    except OSError as error:
-        advice = _UNWRITABLE.get(error.errno or 0)
-        if advice is None:
-            raise
-        raise DataError(f"cannot write {path}: {advice}, then repeat the command") from error
-
-
-def check_output(path: Path) -> None:
-    """Fails now if a file could not be written at a path later; makes its folder.
-
-    Raises:
-        DataError: if the path is a folder, or the folder cannot be made or written.
-    """
-    with writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.open("r+b").close()
-        else:
-            probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
-            probe.touch()
-            probe.unlink()
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Fails now if a folder has no room for so many bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(
-            f"{folder} needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB; free some space, then "
-            "repeat the command"
-        )
 
 
 class Journal:
@@ -235,33 +178,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write instead of `path`, which it replaces in one move; after an error nothing has changed."""
-    part = path.with_name(path.name + ".tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            sync(part)
-            os.replace(part, path)
-            sync(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Returns when a file's content, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folder
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def as_json(value: object) -> Any:  # noqa: ANN401 - whatever it is
     """A value as it reads when it comes back from JSON: tuples are lists there."""
     return json.loads(json.dumps(value))
@@ -278,6 +194,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(f"{path} holds a {type(found).__name__}; expected a JSON object")
     return found
+
+
+@contextmanager
+def unzipping(path: Path) -> Iterator[None]:
+    """Turns what a torn or damaged gzip file raises, wherever in it that is, into a DataError."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is torn or damaged ({error}); copy it again, whole") from error
 
 
 def file_hash(path: Path) -> str:

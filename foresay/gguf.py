@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from .errors import BackboneError
-from .files import file_hash, read_json, sync, write_json
+from .files import file_hash, read_json, write_json
+from .outputs import sync
 
 try:
     import fcntl

@@ -19,6 +19,14 @@ _HELD = (".safetensors", ".bin", ".json", ".model", ".gguf")
 """Ends of the files that a model needs, and that git-lfs may have left as pointers."""
 
 
+_OTHERS = {
+    "foresay.json": "is a checkpoint and no language model",
+    "teacher.json": "is a teacher and no language model",
+    "modules.json": "is an embedder and no language model",
+}
+"""Folders that are easily confused with a model's, by a file in them."""
+
+
 def canonical(name: str) -> str:
     """The one spelling of a backbone's name: a word or hub id as it is, what is on this machine by its full path.
 
@@ -111,6 +119,9 @@ def _check_folder(folder: Path) -> None:
     """Refuses what the library would load wrongly, or fail at with a message about something else."""
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise adapter_error(str(folder), _base_of(folder))
+    if not (folder / "config.json").is_file():
+        what = next((what for name, what in _OTHERS.items() if (folder / name).is_file()), "holds no config.json")
+        raise BackboneError(f"{folder} {what}; expected a folder with a causal model")
     for path in sorted(folder.iterdir()):
         if path.suffix in _HELD and path.is_file():
             with path.open("rb") as file:

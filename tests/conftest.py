@@ -5,7 +5,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,15 @@ def backbone(folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
         return loaded[family]
 
     return get
+
+
+@pytest.fixture(params=["256k"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, small."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(mounted)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs Linux and root")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)

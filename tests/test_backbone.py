@@ -241,6 +241,22 @@ def test_an_adapter_is_no_backbone(folder: Get, tmp_path: Path) -> None:
 # -- names and templates ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("foresay.json", "is a checkpoint and no language model"),
+        ("teacher.json", "is a teacher and no language model"),
+        ("modules.json", "is an embedder and no language model"),
+        ("notes.txt", "holds no config.json"),
+    ],
+)
+def test_another_folder_is_no_backbone(tmp_path: Path, file: str, what: str) -> None:
+    """What it is instead is said, where the library only misses a tokenizer."""
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(BackboneError, match=f"{what}; expected a folder with a causal model"):
+        Backbone.load(str(tmp_path), device="cpu")
+
+
 def test_a_name_has_one_spelling(folder: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slash at the end, a relative path, a home directory: records hold the full path."""
     path = folder("qwen3")

@@ -14,8 +14,10 @@ import pytest
 
 from foresay.data.queries import Query, Reject, content_id, read_queries
 from foresay.data.responses import Response, read_responses
+from foresay.data.shards import QueryFile, Shard
 from foresay.errors import DataError
-from foresay.files import Journal, check_output, check_space, differences, file_hash, read_json, write_json
+from foresay.files import Journal, differences, file_hash, read_json, write_json
+from foresay.outputs import check_output, check_space
 
 TEXTS = ["What is a fox?", 'She said "no", twice', "Ça coûte 3 €\u2028日本語 🙂", "<|im_end|> \\n is text"]
 
@@ -217,6 +219,45 @@ def test_encodings_with_a_byte_order_mark(tmp_path: Path, encoding: str, ending:
             list(read_queries(path))
 
 
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_a_torn_or_damaged_gzip(tmp_path: Path, ending: str) -> None:
+    """Half of a copied file, or a flipped bit far in it, is an error that names the file; alone and in a folder."""
+    path = tmp_path / f"q{ending}.gz"
+    texts = [f"What is {i * 7919 % 1000003}?" for i in range(3000)]
+    lines = (
+        [json.dumps({"id": text, "query": text, "response": text}) for text in texts]
+        if ending == ".jsonl"
+        else ["query", *texts]
+    )
+    whole = gzip.compress("\n".join(lines).encode())
+    damaged = whole[:4000] + b"\0\xff\0\xff" + whole[4004:]
+    for content in (whole[:-9], whole[: len(whole) // 2], damaged):
+        path.write_bytes(content)
+        for source in (path, tmp_path):
+            with pytest.raises(DataError, match=r"q\..*\.gz is torn or damaged"):
+                list(read_queries(source))
+            if ending == ".jsonl":
+                with pytest.raises(DataError, match="is torn or damaged|not a whole JSON object"):
+                    read_responses(path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("q.csv", "query,query\na,b\n"), ("q.tsv", "query\tquery\na\tb\n")])
+def test_two_columns_of_one_name(tmp_path: Path, name: str, text: str) -> None:
+    """One of the two would silently not be read."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="two columns called 'query'; rename one"):
+        list(read_queries(tmp_path / name))
+
+
+def test_arguments_in_another_order(tmp_path: Path) -> None:
+    """A checkpoint is no folder of texts, and a folder no file of responses."""
+    (tmp_path / "foresay.json").write_text("{}")
+    with pytest.raises(DataError, match="is a checkpoint; expected texts: the checkpoint goes first"):
+        list(read_queries(tmp_path))
+    with pytest.raises(DataError, match="is a folder; expected the file that foresay respond wrote"):
+        read_responses(tmp_path)
+
+
 def test_a_long_cell(tmp_path: Path) -> None:
     """Longer than what the csv module reads by itself."""
     path = write_csv(tmp_path / "q.csv", [{"query": text} for text in ("a", "word " * 60_000, "b")])
@@ -237,6 +278,14 @@ def test_repeats(tmp_path: Path) -> None:
     path.write_text("a\nb\na\n")
     assert [query.text for query in queries(path)] == ["a", "b"]
     assert [query.text for query in queries(path, repeats=True)] == ["a", "b", "a"]
+
+
+def test_repeats_are_counted(tmp_path: Path) -> None:
+    """So that a run can say why it has fewer rows than the file; in shards, each counts its own."""
+    (tmp_path / "q.txt").write_text("a\nb\na\nc\na\nb\n")
+    assert (QueryFile(tmp_path / "q.txt").rows, QueryFile(tmp_path / "q.txt").repeated) == (3, 3)
+    parts = [QueryFile(tmp_path / "q.txt", shard=Shard(number, 3)) for number in (1, 2, 3)]
+    assert sum(part.repeated for part in parts) == 3 and sum(part.rows or 0 for part in parts) == 3
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,7 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="beyond the last text"):
         encode(tmp_path / "v", TEXTS[:10])
     (tmp_path / "v" / "manifest.json").unlink()
-    with pytest.raises(DataError, match="holds shards but no manifest.json"):
+    with pytest.raises(DataError, match="holds shards or ranges.npy but no manifest.json"):
         encode(tmp_path / "v")
     with pytest.raises(InputError, match="--precision stores a folder of shards; add --shards npy"):
         ShardsConfig(precision="int8")

@@ -17,6 +17,7 @@ from foresay.data.targets import Targets, Vectors
 from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.files import Journal
+from foresay.model import Model
 from foresay.teachers.base import _KINDS, Teacher, Wanted, kind
 from foresay.teachers.load import load_teacher
 from foresay.teachers.pooled import SelfTeacher
@@ -24,7 +25,7 @@ from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 from foresay.teachers.teach import teach
 from foresay.training.fit import fit
 
-from .conftest import SENTENCES
+from .conftest import SENTENCES, save_and_export
 
 Get = Callable[[str], Backbone]
 
@@ -330,6 +331,14 @@ def sentence_folder(folder: Callable[[str], Path], tmp_path_factory: pytest.Temp
     model.prompts, model.default_prompt_name = {"query": "Answer this question at length: "}, "query"
     model.save(str(path), create_model_card=False)
     return path
+
+
+def test_a_checkpoint_is_no_teacher(backbone: Get, tmp_path: Path) -> None:
+    """It embeds queries and documents by two models; which one was meant cannot be known."""
+    encoder = Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=8), max_tokens=60)
+    save_and_export(tmp_path / "c", encoder)
+    with pytest.raises(InputError, match="by two models, .* name the teacher that it was made with"):
+        load_teacher(str(tmp_path / "c"), device="cpu")
 
 
 def test_sentence_transformer_teacher(sentence_folder: Path, backbone: Get) -> None:

@@ -130,6 +130,36 @@ def test_on_top_of_a_trained_teacher(backbone: Get, tmp_path: Path) -> None:
     np.testing.assert_allclose(twice.embed(SENTENCES), expected, atol=1e-4)
 
 
+def test_on_top_of_a_teacher_by_its_name(tmp_path: Path) -> None:
+    """Its adapter goes into the weights as it loads; what is compared later are the weights before that."""
+    inner = load_teacher("nano-teacher", device="cpu", config=TeachConfig(max_tokens=64))
+    made, _ = whiten(inner, PAIRS, tmp_path / "t")
+    again = load_teacher(str(tmp_path / "t"), device="cpu")
+    np.testing.assert_allclose(again.embed(SENTENCES), made.embed(SENTENCES), atol=1e-4)
+    made, _ = whiten(again, PAIRS, tmp_path / "t", WhitenConfig(axes=4))  # in place of itself
+    assert load_teacher(str(tmp_path / "t"), device="cpu").embed(SENTENCES).shape == (6, 4)
+
+
+def test_takes_the_place_of_a_whitened_teacher_only(backbone: Get, tmp_path: Path) -> None:
+    """Not that of a README or of a trained teacher; nothing is touched, and nothing computed."""
+    base = backbone("qwen3")
+    trained = make_teacher(
+        SENTENCES, base, tmp_path / "trained", TeacherConfig(mntp_steps=1, simcse_steps=0, mntp_batch_size=4)
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for name in ("mine", "trained"):
+        before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match="is there already, and foresay whiten would replace it"):
+            closed_form_teacher(base, PAIRS, tmp_path / name)
+        assert {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()} == before
+    whiten(trained, PAIRS, tmp_path / "t")
+    (tmp_path / "t" / "notes.txt").write_text("mine")
+    whiten(trained, PAIRS, tmp_path / "t", WhitenConfig(axes=4))
+    assert (tmp_path / "t" / "notes.txt").read_text() == "mine"
+    assert load_teacher(str(tmp_path / "t"), base).dim == 4
+
+
 def test_on_top_of_any_model(tmp_path: Path) -> None:
     """By name; an index of that model is mapped; the plain library gives the same."""
     inner = load_teacher(str(encoder_folder(tmp_path)), device="cpu", config=TeachConfig(max_tokens=32))

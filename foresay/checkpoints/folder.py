@@ -6,7 +6,6 @@ work, and stays.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import load_object, sync, write_json, writing
+from ..files import load_object, write_json
+from ..outputs import sync, writing
 from ..sources import SMOLLM2
 from .record import GOLDEN, RECORD, WEIGHTS, Record
 
@@ -49,6 +49,8 @@ def find(path: str | Path, revision: str | None = None) -> Path:
         return PACKAGED[str(path)]
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise CheckpointError(f"{path} is a file; expected a checkpoint's folder, which goes first, or a hub id")
     try:
         return Path(snapshot_download(str(path), revision=revision))
     except (OSError, ValueError) as error:
@@ -135,30 +137,12 @@ def new_draft(folder: Path) -> Path:
 
 
 @contextmanager
-def writing_tensors(path: Path) -> Iterator[None]:
-    """`files.writing`, also for safetensors, which raises an error of its own whatever the system's was."""
-    with writing(path):
-        try:
-            yield
-        except SafetensorError as error:
-            raise _system_error(error) from error
-
-
-def _system_error(error: SafetensorError) -> OSError:
-    """The system's error in one of safetensors, which tells its number in words: `… (os error 28)`."""
-    found = re.search(r"os error (\d+)", str(error))
-    if found is None:
-        raise error
-    return OSError(int(found[1]), str(error))
-
-
-@contextmanager
 def drafting(folder: Path) -> Iterator[Path]:
     """A draft to fill; after an error, a full disk among them, it is gone and `folder` is as it was."""
     with writing(folder):
         draft = new_draft(folder)
     try:
-        with writing_tensors(folder):
+        with writing(folder):
             yield draft
     except BaseException:
         remove(draft)

@@ -7,7 +7,8 @@ import click
 
 from ..config import ClusterConfig, ShardsConfig
 from ..errors import InputError
-from ..files import check_output, check_space, replacing, write_json
+from ..files import write_json
+from ..outputs import check_file, check_output, check_space, replacing
 from .options import Command, HomePath, Text, build, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, reasons_of, texts_of
 
@@ -75,8 +76,7 @@ def encode(
     if keep_soft_prompts and output is None:
         raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
     if output is not None:
-        for path in (output, _beside(output, "ids.json")):
-            check_output(path)  # an hour of encoding must not end in a place that cannot be written
+        _check_vectors(output, source)
     ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"), repeats=True)
     encoder = load_encoder(checkpoint, **where)
     if output is not None:
@@ -154,10 +154,21 @@ def _encode_shards(
         click.echo(f"rejected rows are in {output / REJECTED}: {reasons_of(output / REJECTED)}", err=True)
 
 
+def _check_vectors(output: Path, source: str | None) -> None:
+    """Fails before an hour of encoding, where vectors that `encode` did not write would be replaced among the rest."""
+    names = _beside(output, "ids.json")
+    check_file(output, [".npy"], [source])
+    check_output(names)
+    if output.exists() and not names.exists():
+        raise InputError(
+            f"{output} is there already, and without {names.name}, so foresay encode did not write it; use another -o, "
+            "or delete it"
+        )
+
+
 def _beside(output: Path, kind: str) -> Path:
-    """A file of its own for each output: `vectors.npy` has `vectors.ids.json`, and `run.a` has `run.a.ids.json`."""
-    name = output.name.removesuffix(".npy")
-    return output.with_name(f"{name}.{kind}")
+    """A file of its own for each output: `vectors.npy` has `vectors.ids.json`."""
+    return output.with_name(f"{output.stem}.{kind}")
 
 
 def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str) -> "SoftPrompts":

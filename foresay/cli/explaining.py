@@ -9,6 +9,7 @@ import click
 
 from ..config import DecodeConfig, LensConfig, ReportConfig
 from ..errors import InputError
+from ..outputs import check_file, replacing
 from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, texts_of
 
@@ -53,13 +54,17 @@ def explain(
 ) -> None:
     """Show what both embeddings say and which words of QUERY and DOCUMENT matter, to Foresay and to the teacher."""
     wanted = _pairs_of(query, document, pairs)
+    if html is not None:
+        check_file(html, (".html", ".htm"), [pairs], "--html")
     encoder = load_encoder(checkpoint, **where)
     from ..reading.explain import explain as why
     from ..reading.render import page
 
     found = why(encoder, wanted, teacher=_teacher(encoder, teacher), max_new_tokens=max_new_tokens)
     if html is not None:
-        html.write_text(page("explain.html.jinja", title="Why they are alike", explanations=found), encoding="utf-8")
+        with replacing(html) as part:
+            text = page("explain.html.jinja", title="Why they are alike", explanations=found)
+            part.write_text(text, encoding="utf-8")
         click.echo(f"{html}: {len(found)} {'pair' if len(found) == 1 else 'pairs'}")
     elif as_json:
         for one in found:
@@ -227,11 +232,13 @@ def report(
 ) -> None:
     """Write one HTML page: what each query decodes to and finds among the passages, and a map of them all."""
     config, lens_config = build(ReportConfig, values), build(LensConfig, values)
+    check_file(output, (".html", ".htm"), [queries, passages])
     asked = texts_of(queries, (), column, split)[1]
     among = texts_of(passages, (), column, split)[1]
     encoder = load_encoder(checkpoint, **values)
     from ..reading.report import report as make
 
     page = make(encoder, asked, among, config, lens_config=lens_config, teacher=_teacher(encoder, teacher))
-    output.write_text(page, encoding="utf-8")
+    with replacing(output) as part:
+        part.write_text(page, encoding="utf-8")
     click.echo(f"{output}: {len(asked)} queries among {len(among)} passages, {len(page.encode()) / 1e3:.0f} kB")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..outputs import check_file
 from .options import Command, HomePath
 
 
@@ -19,6 +20,8 @@ from .options import Command, HomePath
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample and of the rows shown.")
 def look(responses: Path, plot: Path | None, seed: int) -> None:
     """Count the RESPONSES that are cut, empty, refusals, or like others; show their lengths, and ten of them."""
+    if plot:
+        check_file(plot, (".png", ".svg", ".pdf"), [responses], "--plot")
     from ..data.look import look as run
 
     found = run(responses, seed)

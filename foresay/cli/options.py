@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from ..config import DTYPES, Options
 from ..errors import ForesayError
+from ..outputs import unwritable
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=Options)
@@ -129,6 +130,16 @@ class Group(click.Group):
         cmd.params.append(verbose())
         super().add_command(cmd, name)
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click's
+        """Runs a command. Ctrl-C is said in words; and an EOFError is an error, where click takes it for Ctrl-D."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; run the same command again", err=True)
+            raise click.exceptions.Exit(130) from None
+        except EOFError as error:
+            raise RuntimeError(f"a file ended too early: {error}") from error
+
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Runs the command line."""
         for stream in (sys.stdout, sys.stderr):
@@ -142,6 +153,12 @@ class Group(click.Group):
         except BrokenPipeError:  # the reader of our output has had enough, as `head` does
             sys.stderr.close()
             sys.exit(0)
+        except Exception as error:
+            told = unwritable(error)
+            if told is None:
+                raise
+            click.echo(f"error: {told}", err=True)
+            sys.exit(1)
 
 
 def options(config: type[Options]) -> Callable[[F], F]:

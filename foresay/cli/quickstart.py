@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..outputs import check_folder
 from .options import Command, HomePath, shared
 from .running import calm_libraries, progress_bar
 
@@ -30,6 +31,8 @@ def quickstart(output: Path, backbone: str, device: str) -> None:
     By default on SmolLM2-135M-Instruct, whose packaged answers stand for the hours of writing them. --backbone nano
     runs every step live on a tiny model: it answers, trains and decodes.
     """
+    ours = (output / "responses.jsonl").is_file()
+    check_folder(output, ["results.json", "results.png"], mine=ours, command="foresay quickstart")
     calm_libraries()
     from ..quickstart import quickstart as run
 

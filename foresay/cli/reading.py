@@ -8,6 +8,7 @@ import click
 
 from ..config import DecodeConfig, LatentIndexConfig, LensConfig
 from ..errors import InputError
+from ..outputs import check_file
 from .options import Command, HomePath, Text, build, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, texts_of
 
@@ -110,8 +111,8 @@ def decode(
 def lens(checkpoint: str, text: str, as_json: bool, heat_map: Path | None, **values: Any) -> None:  # noqa: ANN401
     """Show what the compression tokens of TEXT hold, by token and over all of them."""
     config = build(LensConfig, values)
-    if heat_map is not None and heat_map.suffix != ".png":
-        raise InputError(f"--heat-map is {heat_map}; expected a name that ends in .png")
+    if heat_map is not None:
+        check_file(heat_map, [".png"], option="--heat-map")
     encoder = load_encoder(checkpoint, **values)
     from ..reading.lens import lens as read
 

@@ -8,7 +8,7 @@ import click
 
 from ..config import ClusterConfig, EndpointConfig, RespondConfig, VLLMConfig
 from ..errors import InputError
-from ..files import check_output
+from ..outputs import check_output
 from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries, progress_bar, reasons_of
 
@@ -71,8 +71,9 @@ def respond(
         with progress_bar("responding") as progress:
             summary = run(rows, engine, output, config, progress)
     copies = f" ({summary.copied} of them copies, for repeated texts)" if summary.copied else ""
+    repeated = f"{rows.repeated} repeated and left out, " if rows.repeated else ""
     click.echo(
-        f"{output}: {summary.written} written{copies}, {summary.skipped} there before, "
+        f"{output}: {summary.written} written{copies}, {repeated}{summary.skipped} there before, "
         f"{summary.rejected} rejected, {summary.cut} stopped by the length limit"
     )
     if summary.rejected:

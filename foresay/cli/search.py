@@ -9,6 +9,7 @@ import click
 
 from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
+from ..outputs import check_file
 from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
@@ -235,6 +236,8 @@ def search(
     ids, queries = texts_of(source, () if query is None else (query,), rest.pop("column"), rest.pop("split"))
     if explain and len(queries) != 1:
         raise InputError("--explain shows one query; leave out -f")
+    if trec is not None:
+        check_file(trec, (), [source], "--trec")
     from ..retrieval.opening import open_index
     from ..retrieval.pointer import read_pointer
     from ..retrieval.trec import write_run

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ..config import ClusterConfig, TeachConfig, TeacherConfig, WhitenConfig
-from ..errors import DataError
-from ..files import check_output
+from ..data.responses import check_responses
+from ..outputs import check_output
 from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries, on_bar, progress_bar
 from .whitening import read_pairs, report
@@ -49,16 +49,21 @@ def teacher(
     calm_libraries()
     from ..backbone import Backbone
     from ..data.queries import Query, read_queries
+    from ..teachers.folder import check_trained
     from ..teachers.make import make_teacher
     from ..training.stopping import Stopped
 
     if closed_form:
+        from ..teachers.folder import check_whitened
         from ..teachers.whiten import closed_form_teacher
 
+        check_whitened(output)
+        pairs = read_pairs(texts, column, split)
         model = Backbone.load(backbone, revision=revision, device=device, dtype=config.dtype)
         whitening = WhitenConfig(seed=config.seed)
-        report(output, closed_form_teacher(model, read_pairs(texts, column, split), output, whitening)[1])
+        report(output, closed_form_teacher(model, pairs, output, whitening)[1])
         return
+    check_trained(output)
     rows = list(read_queries(texts, column=column, split=split))
     good = [row.text for row in rows if isinstance(row, Query)]
     if len(good) < len(rows):
@@ -106,8 +111,7 @@ def teach(
     Resumes when it is run again, and embeds only what is new.
     """
     config, cluster = build(TeachConfig, values), build(ClusterConfig, values)
-    if not responses.is_file():
-        raise DataError(f"there is no {responses}; write it with: foresay respond QUERIES -m MODEL -o {responses}")
+    check_responses(responses)
     check_output(output / "vectors.npy")
     calm_libraries()
     from ..backbone import Backbone

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
-from ..files import check_output
 from .options import Command, HomePath, given, options, shared, together
 from .running import calm_libraries, on_bar, progress_bar
 
@@ -68,14 +67,15 @@ def fit(
         raise click.UsageError("Missing option '-m' / '--backbone'.", click.get_current_context())
     chosen = given(values)
     config = FitConfig(**values)
-    check_output(output / "foresay.json")
     calm_libraries()
     from ..backbone import Backbone
+    from ..checkpoints.folder import claim
     from ..checkpoints.load import moved_backbone
     from ..data.pairs import Pairs
     from ..training.fit import fit as run
     from ..training.refit import shape_of
 
+    claim(output, "foresay fit", overwrite=True)  # what is there is looked at again when the backbone is known
     if checkpoint is not None:
         config = replace(shape_of(checkpoint), **chosen)
     pairs = Pairs.load(responses, targets)
@@ -127,9 +127,9 @@ def train(
     """
     chosen = given(values)
     TrainConfig(**{**recipe(named, ""), **chosen})  # a wrong option is said before a model is loaded
-    check_output(output / "foresay.json")
     calm_libraries()
     from ..backbone import Backbone
+    from ..checkpoints.folder import claim
     from ..data.pairs import Pairs
     from ..training.distributed import is_first, leave
     from ..training.live import LiveTable
@@ -138,6 +138,7 @@ def train(
 
     if not is_first():
         logging.getLogger("foresay").setLevel(logging.ERROR)  # the first process says it for all
+    claim(output, "foresay train", overwrite=True)  # what is there is looked at again when the backbone is known
     pairs = Pairs.load(responses, targets)
     model = Backbone.load(backbone, revision=revision, device=device, dtype=values["dtype"])
     config = TrainConfig(**{**recipe(named, model.text_config.model_type), **chosen})

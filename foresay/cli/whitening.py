@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import WhitenConfig
+from ..outputs import check_file, replacing
 from .options import Command, HomePath, build, options, shared
 from .running import calm_libraries
 
@@ -46,12 +47,15 @@ def whiten(
     calm_libraries()
     from ..backbone import Backbone
     from ..config import TeachConfig
+    from ..teachers.folder import check_whitened
     from ..teachers.load import load_teacher
     from ..teachers.whiten import whiten as run
 
+    check_whitened(output)
+    pairs = read_pairs(texts, column, split)
     model = Backbone.load(backbone, device=device) if backbone else None
     lengths = TeachConfig(max_tokens=config.max_tokens, batch_size=config.batch_size)
-    made, choice = run(load_teacher(teacher, model, device, lengths), read_pairs(texts, column, split), output, config)
+    made, choice = run(load_teacher(teacher, model, device, lengths), pairs, output, config)
     report(output, choice)
 
 
@@ -96,6 +100,7 @@ def report(output: Path, choice: "Choice") -> None:
 @shared("device")
 def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, device: str) -> None:
     """Map INDEX, vectors (.npy) that the teacher below a whitened TEACHER made, into the whitened space."""
+    check_file(output, [".npy"], [index])
     calm_libraries()
     import numpy as np
 
@@ -110,5 +115,6 @@ def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, 
         raise DataError(f"{index} is no array of numpy ({error}); expected vectors (texts, width) in a .npy") from error
     model = Backbone.load(backbone, device=device) if backbone else None
     mapped = run(load_teacher(teacher, model, device), vectors)
-    np.save(output, mapped)
+    with replacing(output) as part, part.open("wb") as file:
+        np.save(file, mapped)
     click.echo(f"{output}: {len(mapped)} vectors of width {mapped.shape[1]}")

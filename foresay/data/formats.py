@@ -11,13 +11,14 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import DataError
-from ..files import load_object
+from ..files import load_object, unzipping
 
 LONGEST_CELL = 1 << 27
 """Characters of a CSV cell; the csv module's own limit, 131,072, is less than a long document."""
@@ -56,11 +57,13 @@ def rows_of(source: str, split: str) -> Iterator[Row]:
         DataError: if there is no such thing, or its kind is not known.
     """
     path = Path(source).expanduser()
+    if (path / "foresay.json").is_file():
+        raise DataError(f"{source} is a checkpoint; expected texts: the checkpoint goes first, then the texts")
     if path.is_dir():
         return _read_folder(path)
     read = _READERS.get(_ending(path))
     if read is not None and path.is_file():
-        return read(path)
+        return _whole(path, read)
     if path.is_file():
         raise DataError(f"{path} has an unknown ending; expected {_ENDINGS}, or one of these with .gz: rename the file")
     if read is None and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
@@ -85,8 +88,14 @@ def _read_folder(folder: Path) -> Iterator[Row]:
         found = f"files ending in {' and '.join(sorted(kinds))}" if kinds else "no file that can be read"
         raise DataError(f"the folder {folder} holds {found}; expected files of one kind among {_ENDINGS}: name a file")
     for file in files:
-        for row in _READERS[_ending(file)](file):
+        for row in _whole(file, _READERS[_ending(file)]):
             yield Reject(row.row, f"{file.name}: {row.reason}", row.line) if isinstance(row, Reject) else row
+
+
+def _whole(path: Path, read: Callable[[Path], Iterator["Row"]]) -> Iterator[Row]:
+    """The rows of a file; DataError where a gzipped one ends too early or is damaged further on."""
+    with unzipping(path):
+        yield from read(path)
 
 
 def _open(path: Path, newline: str | None = None) -> IO[str]:
@@ -151,6 +160,7 @@ def _read_tsv(path: Path) -> Iterator[Row]:
     lines = _lines(path)
     _, first = next(lines, (0, ""))
     header = first.split("\t")
+    _check_header(header, path)
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) > len(header):
@@ -159,12 +169,20 @@ def _read_tsv(path: Path) -> Iterator[Row]:
             yield number, dict(zip(header, cells, strict=False))
 
 
+def _check_header(names: Sequence[str], path: Path) -> None:
+    """DataError if a column's name is there twice: one of the two would silently not be read."""
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise DataError(f"{path} has two columns called {twice[0]!r}; rename one of them")
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(max(LONGEST_CELL, csv.field_size_limit()))
     with _open(path, newline="") as file:
         reader = csv.DictReader(file, strict=True)
         line = 1
         try:
+            _check_header(reader.fieldnames or (), path)
             for row in reader:
                 if None in row:  # a comma outside quotes: the text would silently be cut there
                     yield Reject(printable(row), "the row has more cells than the header", reader.line_num)

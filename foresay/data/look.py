@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..outputs import replacing
 from .likeness import Likeness, likeness, reservoir
 from .responses import Response, stream_responses
 
@@ -69,7 +70,8 @@ class Look:
         axes = figure.subplots()
         axes.hist(self.words, bins=40, color="#4c72b0")
         axes.set(xlabel="words in a response", ylabel="responses", title=f"{self.rows} responses")
-        figure.savefig(path, dpi=120)
+        with replacing(path) as part:
+            figure.savefig(part, dpi=120, format=path.suffix[1:].lower() or "png")
 
 
 def look(responses: Path, seed: int = 0) -> Look:

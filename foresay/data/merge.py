@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import DataError, InputError
-from ..files import check_output, differences, read_json, replacing, write_json
+from ..files import differences, read_json, write_json
+from ..outputs import check_output, replacing
 from .queries import Query, Reject
 from .responses import Response, stream_responses
 from .seen import Seen, content_id

@@ -33,7 +33,12 @@ class Query:
 
 
 def read_queries(
-    source: str | Path, *, column: str | None = None, split: str = "train", repeats: bool = False
+    source: str | Path,
+    *,
+    column: str | None = None,
+    split: str = "train",
+    repeats: bool = False,
+    on_repeat: Callable[[Query], None] | None = None,
 ) -> Iterator[Query | Reject]:
     """Streams the queries of a file, a folder or a hub data set; memory does not grow with the rows.
 
@@ -43,6 +48,7 @@ def read_queries(
         column: where the text stands; else the first there is of query, text, question, prompt, instruction.
         split: of a hub data set.
         repeats: yield every row, also one whose id was there before.
+        on_repeat: told of each such row.
 
     Yields:
         each query once (every row with `repeats`), and a `Reject` for each row that cannot be used.
@@ -60,6 +66,8 @@ def read_queries(
             before, digest = len(seen), content_id(item.text)
             if seen.setdefault(item.id, digest) != digest:
                 raise DataError(f"{source} has two texts under the id {item.id!r}; give each text its own id")
+            if on_repeat and len(seen) == before:
+                on_repeat(item)
             if repeats or len(seen) > before:
                 yield item
         if not len(seen):

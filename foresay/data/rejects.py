@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..files import Journal, replacing
+from ..files import Journal
+from ..outputs import replacing
 from .queries import Query, Reject
 from .seen import Seen, content_id
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import DataError
-from ..files import strict_rows
+from ..files import strict_rows, unzipping
 from .queries import problem_of
 from .seen import Seen
 
@@ -45,15 +45,22 @@ def stream_responses(path: Path) -> Iterator[Response]:
         DataError: as `read_responses`, and where the iteration has come to the fault.
     """
     write = f"foresay respond QUERIES -m BACKBONE -o {path}"
-    if not path.is_file():
-        raise DataError(f"there is no {path}; write it with: {write}")
+    check_responses(path)
     none = True
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with unzipping(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for response in parse_responses(strict_rows(file, path), path):
             none = False
             yield response
     if none:
         raise DataError(f"{path} holds no response; fill it with: {write}")
+
+
+def check_responses(path: Path) -> None:
+    """DataError if no file is there."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected the file that foresay respond wrote, which goes first")
+    if not path.is_file():
+        raise DataError(f"there is no {path}; write it with: foresay respond QUERIES -m BACKBONE -o {path}")
 
 
 def parse_responses(rows: Iterable[tuple[int, dict[str, Any]]], path: Path) -> Iterator[Response]:

@@ -6,7 +6,7 @@ Be careful: a row's part follows from its id alone, so that parts do not change 
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class QueryFile:
     """The queries of a source, counted, to be streamed as often as one likes.
 
     Counting reads a file to its end, so that a broken one is found before any work; a hub data set is not counted,
-    and `rows` is None.
+    and `rows` is None. Rows that are there before, id and text, are left out, and `repeated` says how many.
     """
 
     def __init__(
@@ -57,15 +57,27 @@ class QueryFile:
         """
         self.source, self.column, self.split, self.shard = source, column, split, shard
         is_here = Path(source).expanduser().exists()
-        self.rows = sum(1 for _ in self) if is_here else None
+        self.repeated = 0
+        self.rows = sum(1 for _ in self._read(self._count)) if is_here else None
         if not is_here:
             next(iter(self), None)  # what is nowhere is said now
 
     def __iter__(self) -> Iterator[Query | Reject]:
         """The queries of the part. Rejects belong to the first one."""
-        for item in read_queries(self.source, column=self.column, split=self.split):
-            if self.shard is None or (self.shard.holds(item.id) if isinstance(item, Query) else self.shard.number == 1):
+        return self._read()
+
+    def _read(self, on_repeat: Callable[[Query], None] | None = None) -> Iterator[Query | Reject]:
+        for item in read_queries(self.source, column=self.column, split=self.split, on_repeat=on_repeat):
+            if self._holds(item):
                 yield item
+
+    def _holds(self, item: Query | Reject) -> bool:
+        if self.shard is None:
+            return True
+        return self.shard.holds(item.id) if isinstance(item, Query) else self.shard.number == 1
+
+    def _count(self, repeat: Query) -> None:
+        self.repeated += self._holds(repeat)
 
     def __length_hint__(self) -> int:
         """The number of rows, where it is known."""

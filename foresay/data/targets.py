@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..config import Of
 from ..errors import DataError
-from ..files import Journal, check_space, differences, load_object, read_json, write_json, writing
+from ..files import Journal, differences, load_object, read_json, write_json
+from ..outputs import check_space, writing
 from .responses import Response, stream_responses
 from .seen import Seen, content_id
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..config import Precision
 from ..errors import DataError, InputError
-from ..files import check_space, differences, locked, read_json, replacing, strict_rows, write_json, writing
+from ..files import differences, locked, read_json, strict_rows, write_json
+from ..outputs import check_space, replacing, writing
 from .queries import Query
 from .seen import content_id
 
@@ -151,8 +152,8 @@ class VectorFolder:
     def _claim(self) -> None:
         path = self.folder / MANIFEST
         if not path.exists():
-            if any(self.folder.glob("shard-*")):
-                raise DataError(f"{self.folder} holds shards but no {MANIFEST}; use another -o")
+            if any(self.folder.glob("shard-*")) or (self.folder / RANGES).exists():
+                raise DataError(f"{self.folder} holds shards or {RANGES} but no {MANIFEST}; use another -o")
             write_json(path, self.made)
             return
         changed = differences(read_json(path), self.made)

@@ -14,6 +14,8 @@ from ..backbone import Backbone
 from ..config import ClusterConfig, EvaluateConfig, RespondConfig
 from ..data.queries import Progress
 from ..encoder import Encoder
+from ..files import load_object
+from ..outputs import check_folder
 from ..retrieval.opening import open_index
 from ..teachers.base import Teacher
 from .baselines import BASELINES, Surroundings, load_baseline
@@ -28,6 +30,11 @@ from .run import run_tasks, silent
 from .suites import suite
 
 OURS = "foresay"
+_NAMES = (
+    *("manifest.json", "scores.json", "items.npz", "results.json", "results.md"),
+    *("scores.png", "differences.png", "tasks.png", "safety.png", "latency.png"),
+)
+"""The files of an evaluation; the manifest is written first."""
 
 
 def evaluate(
@@ -58,6 +65,7 @@ def evaluate(
         ForesayError: what `suite`, `Encoder.from_pretrained`, `load_baseline` and `run_tasks` raise.
     """
     config, output = config or EvaluateConfig(), Path(output)
+    check_place(output)
     checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     suites = [suites] if isinstance(suites, str) else suites
     tasks = list({task.metadata.name: task for name in suites for task in suite(name)}.values())
@@ -99,6 +107,14 @@ def evaluate(
     report = Report.of(Comparison(scores, methods, seed=config.seed), OURS, prompts)
     report.write(output, _command(checkpoints, suites, output, config, against))
     return report
+
+
+def check_place(output: Path) -> None:
+    """Fails if something that is no evaluation is in the way of one; InputError, DataError."""
+    manifest = output / "manifest.json"
+    about = load_object(manifest.read_bytes()) if manifest.is_file() else None
+    mine = about is not None and {"embedders", "tasks"} <= about.keys()
+    check_folder(output, _NAMES, mine=mine, command="foresay evaluate")
 
 
 def _command(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..outputs import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -43,7 +45,8 @@ def draw_pictures(report: "Report", folder: Path) -> list[Path]:
         path.unlink(missing_ok=True)
         figure = draw(report)
         if figure is not None:
-            figure.savefig(path, dpi=150)
+            with replacing(path) as part:
+                figure.savefig(part, dpi=150, format="png")
             made.append(path)
     return made
 

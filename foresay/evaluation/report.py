@@ -18,6 +18,7 @@ from rich.table import Table
 from .. import __version__
 from ..errors import InputError
 from ..files import write_json
+from ..outputs import replacing
 from ..tables import in_pieces
 from .baselines import BASELINES
 from .cells import difference_cell, in_two, markdown_table, short, with_interval
@@ -138,7 +139,8 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "results.json", {"command": command, "version": __version__, **_jsonable(asdict(self))})
         pictures = draw_pictures(self, folder)
-        (folder / "results.md").write_text(self.markdown(command, pictures), encoding="utf-8")
+        with replacing(folder / "results.md") as part:
+            part.write_text(self.markdown(command, pictures), encoding="utf-8")
         return pictures
 
     def markdown(self, command: str, pictures: Sequence[Path] = ()) -> str:

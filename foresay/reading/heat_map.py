@@ -7,6 +7,7 @@ Latin, Greek and Cyrillic letters best.
 
 from pathlib import Path
 
+from ..outputs import replacing
 from .lens import LensReading
 
 _WIDTH, _HEIGHT = 1.25, 0.42
@@ -45,7 +46,8 @@ def heat_map(reading: LensReading, path: Path) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.colorbar(image, ax=axes, label=f"{reading.score} of the best hit", shrink=min(1, 4 / (layers * _HEIGHT)))
-    figure.savefig(path, format="png")
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
 def _short(text: str, most: int = 14) -> str:

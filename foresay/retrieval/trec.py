@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..outputs import replacing
 from .documents import Hit
 
 
@@ -25,4 +26,5 @@ def write_run(path: Path, found: Mapping[str, Sequence[Hit]], name: str = "fores
         for query, hits in found.items()
         for rank, hit in enumerate(hits, 1)
     ]
-    path.write_text("".join(lines), encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text("".join(lines), encoding="utf-8")

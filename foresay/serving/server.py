@@ -65,7 +65,8 @@ def run(
         service,
     )
     # uvicorn raises the signal again once it has drained: what it then meets decides the exit code, and 0 is right
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
     server.run()
 
 

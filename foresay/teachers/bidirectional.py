@@ -65,6 +65,7 @@ class Bidirectional:
             config.is_causal = False
         self._tuner: LoraModel | None = None
         self._adapters: list[str] = []
+        self._sample: Tensor | None = None
         self.check()
 
     # -- adapters ----------------------------------------------------------------------------------------
@@ -121,8 +122,13 @@ class Bidirectional:
 
     def merge(self) -> None:
         """Adds the adapters into the weights, in place: as fast as the causal model, which is then gone."""
+        self._sample = self.sample()
         for layer in self._layers():
             layer.merge(adapter_names=list(self._adapters))
+
+    def sample(self) -> Tensor:
+        """A sample of the backbone's weights, as they were before any merging."""
+        return self.backbone.sample() if self._sample is None else self._sample
 
     def bare(self) -> Any:  # noqa: ANN401 - whatever class the model is of
         """The merged model without what held its adapters, to be saved; this object is then of no more use."""

@@ -33,9 +33,10 @@ from ..files import read_json, write_json
 from .base import LinearMap, Teacher, Vectors, Wanted, kind
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
 from .card import write_card
+from .folder import CONFIG
 from .packaged import FOLDERS
 
-CONFIG, GOLDEN = "teacher.json", "golden.safetensors"
+GOLDEN = "golden.safetensors"
 BOTH = "both-directions"
 """The word for a backbone that nothing trained to read in both directions."""
 FORMAT = 2
@@ -103,7 +104,7 @@ class LLM2VecTeacher(Teacher):
 
     def golden(self) -> dict[str, Tensor]:
         """A sample of the backbone's weights."""
-        return {"backbone_sample": self.reader.backbone.sample()}
+        return {"backbone_sample": self.reader.sample()}
 
     def export(self, folder: Path, after: LinearMap | None, *, whole: bool) -> bool:
         """The backbone and one adapter by name, or both merged.

@@ -36,6 +36,7 @@ from ..training.metrics import Report, Step
 from ..training.optimizer import Optimizer, Schedule
 from ..training.run_folder import STATE, RunFolder
 from .bidirectional import ADAPTER_WEIGHTS, Bidirectional
+from .folder import check_trained
 from .llm2vec import LLM2VecTeacher, save
 from .objectives import DROPOUT, blank, mntp_gradient, simcse_gradient
 
@@ -43,12 +44,6 @@ logger = logging.getLogger(__name__)
 
 RANK = 16
 """Of the adapter, on every linear layer of the decoder, as in the published models."""
-_NAMES = (
-    *("README.md", "teacher.json", "adapter", "golden.safetensors", "backbone_config.json", "modules.json"),
-    *("sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer.json", "tokenizer_config.json"),
-    *("1_Pooling", "1_WordWeights", "2_Pooling"),
-)
-"""All that a teacher's folder may hold."""
 CLIP_NORM = 1.0
 """Largest gradient norm."""
 
@@ -79,23 +74,12 @@ def make_teacher(
         Stopped: on Ctrl-C or SIGTERM, when the state has been saved.
     """
     output = Path(output)
-    _check_place(output)
+    check_trained(output)
     with RunFolder(output / "training") as files:
         run = _Teaching(check_texts(texts), backbone, files, config or TeacherConfig())
         run.start()
         run_steps(run, report)
         return run.finish(output)
-
-
-def _check_place(output: Path) -> None:
-    """Refuses a folder in which something else has the name of a teacher's file, unless a run was begun there."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; foresay teacher writes a folder: use another -o")
-    taken = [name for name in _NAMES if (output / name).exists()]
-    if taken and not (output / "training" / "run.json").is_file():
-        raise InputError(
-            f"{output / taken[0]} is there already and would be replaced by the teacher's; move it, or use another -o"
-        )
 
 
 def schedule(steps: int) -> Schedule:

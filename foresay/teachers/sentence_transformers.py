@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import load_file_path
 from torch import Tensor
@@ -47,6 +47,11 @@ class SentenceTransformerTeacher(Teacher):
                 f"cannot load the teacher {name!r}: {reason} (expected a folder or hub id of a sentence-transformers "
                 "or LLM2Vec model, or the word self or nano-teacher)"
             ) from error
+        if isinstance(self.model[0], Router) and self.model[0].default_route is None:
+            raise InputError(
+                f"{name} embeds queries and documents by two models, and a teacher embeds all texts by one; of a "
+                "checkpoint, name the teacher that it was made with"
+            )
         self.name = name
         self.revision: str | None = getattr(getattr(self.model[0], "config", None), "_commit_hash", None)
         pooling = [module.pooling_mode for module in self.model if isinstance(module, Pooling)]

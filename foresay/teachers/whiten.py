@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from .. import __version__
 from ..backbone import Backbone
+from ..checkpoints.folder import drafting
 from ..config import TeachConfig, WhitenConfig
 from ..errors import InputError, VerifyError
 from ..files import write_json
 from .base import Teacher, Vectors
 from .card import write_whitened_card
-from .llm2vec import BOTH, CONFIG, FORMAT, GOLDEN, read_about
+from .folder import CONFIG, appear, check_whitened
+from .llm2vec import BOTH, FORMAT, GOLDEN, read_about
 from .load import load_teacher
 from .whitened import WhitenedTeacher
 from .whitening import FILE, Choice, Whitening, choose_whitening, halves
@@ -44,8 +46,11 @@ def whiten(
         config: options.
 
     Raises:
-        InputError: if there are too few texts, or more axes are asked for than there are.
+        InputError: if there are too few texts, more axes are asked for than there are, or something that is no whitened
+            teacher is in `output`.
+        DataError: if nothing can be written there.
     """
+    check_whitened(Path(output))
     config = config or WhitenConfig()
     inner = teacher.inner if isinstance(teacher, WhitenedTeacher) else teacher
     pairs = [text for text in texts if isinstance(text, tuple)] or halves([str(text) for text in texts])
@@ -71,12 +76,20 @@ def closed_form_teacher(
 
 
 def save_whitened(folder: Path, inner: Teacher, whitening: Whitening, choice: Choice) -> WhitenedTeacher:
-    """Writes a whitened teacher; `teacher.json` comes last, so that a folder with it has the other files."""
+    """Writes a whitened teacher, whole or not at all; it may replace another whitened one."""
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
+    check_whitened(folder)
     teacher = WhitenedTeacher(inner, whitening, str(folder))
-    whitening.save(folder)
+    with drafting(folder) as draft:
+        _write_whitened(draft, teacher, choice)
+        appear(draft, folder)
+    return teacher
+
+
+def _write_whitened(folder: Path, teacher: WhitenedTeacher, choice: Choice) -> None:
+    """Writes a whitened teacher into an empty folder."""
+    inner = teacher.inner
+    teacher.whitening.save(folder)
     plain = teacher.export(folder, None, whole=False)
     golden = {"vectors": torch.from_numpy(teacher.embed(GOLDEN_TEXTS))}
     save_file(golden | inner.golden(), folder / GOLDEN)
@@ -91,7 +104,6 @@ def save_whitened(folder: Path, inner: Teacher, whitening: Whitening, choice: Ch
     }
     write_whitened_card(folder, about)
     write_json(folder / CONFIG, about)
-    return teacher
 
 
 def whiten_index(teacher: Teacher, vectors: Vectors) -> Vectors:

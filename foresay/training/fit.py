@@ -13,13 +13,14 @@ from pathlib import Path
 
 from ..backbone import Backbone
 from ..checkpoints.export.sentence_transformers import export
-from ..checkpoints.folder import claim, find, writing_tensors
+from ..checkpoints.folder import claim, find
 from ..checkpoints.record import Training
 from ..checkpoints.save import save
 from ..config import FitConfig
 from ..data.pairs import Pairs, warn_of_pairs
 from ..encoder import Encoder
 from ..errors import CheckpointError, InputError
+from ..outputs import writing
 from .closed_form import align_by, closed_form, start_from
 from .held_out import target_metrics
 from .metrics import Metrics, Report, held_out
@@ -83,7 +84,7 @@ def fit(
         metrics = _find(encoder, pairs, config, report, keep_reconstruct=False)
         made = Training("closed form", asdict(config), pairs.origin, metrics=metrics)
     encoder = encoder.with_query_weight(config.inference_query_weight)
-    with writing_tensors(output):
+    with writing(output):
         save(output, encoder, made)
         export(output, encoder)
     return encoder

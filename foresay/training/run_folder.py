@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..checkpoints.folder import writing_tensors
 from ..errors import DataError, InputError
-from ..files import Journal, as_json, read_json, sync, write_json
+from ..files import Journal, as_json, read_json, write_json
+from ..outputs import sync, writing
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Says in one line why something could not be written; what is on the disk is whole, and drafts go."""
         try:
-            with writing_tensors(self.folder.parent):
+            with writing(self.folder.parent):
                 yield
         except DataError:
             for draft in self.folder.glob(".step-*.saving"):

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from ...encoder import Encoder
 from ...errors import CheckpointError
-from ...files import sync, write_json
+from ...files import write_json
+from ...outputs import sync
 from ...teachers.base import LinearMap
 from ..card import write_card
 from ..folder import drafting, remove, settle

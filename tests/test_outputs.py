@@ -1,0 +1,145 @@
+"""What a command may write over: an earlier output of its own, and nothing else; and what a full disk is told as."""
+
+import errno
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from foresay.cli.main import main
+from foresay.cli.options import Group
+from foresay.errors import DataError
+from foresay.outputs import replacing, unwritable, writing
+
+ROW = '{"id": "a", "query": "What is a cat?", "response": "An animal."}\n'
+
+
+def run(*words: object) -> str:
+    """What a command that fails says; nothing but one line."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 1, result.output
+    assert result.output.startswith("error: ") and result.output.count("\n") == 1, result.output
+    return result.output
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with somebody's work, which must come out as it was; no model is loaded."""
+    for place in ("embedding", "explaining", "reading", "search"):
+        monkeypatch.setattr(f"foresay.cli.{place}.load_encoder", lambda *_, **__: pytest.fail("it loaded a model"))
+    (tmp_path / "responses.jsonl").write_text(ROW)
+    (tmp_path / "pairs.jsonl").write_text('{"query": "a", "document": "b"}\n')
+    (tmp_path / "page.html").write_text('{"query": "a", "document": "b"}\n')
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "results.md").write_text("mine")
+    (tmp_path / "tasks.png").write_text("mine")
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    np.save(tmp_path / "vectors.npy", np.zeros((2, 4), np.float32))
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    yield tmp_path
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("encode c responses.jsonl -o responses.jsonl", "does not end in .npy; try responses.jsonl.npy"),
+        ("encode c responses.jsonl -o labels.npy", "without labels.ids.json, so foresay encode did not write it"),
+        ("report c responses.jsonl responses.jsonl -o thesis.tex", "does not end in .html"),
+        ("explain c --pairs pairs.jsonl --html pairs.jsonl", "--html pairs.jsonl does not end in .html"),
+        ("explain c --pairs page.html --html ../{0}/page.html", "is what the command reads"),
+        ("lens c text --heat-map thesis.tex", "--heat-map thesis.tex does not end in .png"),
+        ("look responses.jsonl --plot responses.jsonl", "--plot responses.jsonl does not end in .png"),
+        ("search i -c c -f responses.jsonl --trec responses.jsonl", "is what the command reads"),
+        ("whiten-index t vectors.npy -o vectors.npy", "is what the command reads"),
+        ("whiten-index t vectors.npy -o thesis.tex", "does not end in .npy"),
+        ("evaluate c quick -o .", "results.md is there already, and foresay evaluate would replace it"),
+    ],
+)
+def test_what_is_not_an_earlier_output_stays(command: str, told: str, work: Path) -> None:
+    """Refused before any model is loaded, in one line."""
+    assert told in run(*command.format(work.name).split())
+
+
+def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
+    """A file is replaced in one move."""
+    (tmp_path / "page.html").write_text("before")
+    with pytest.raises(DataError, match="the disk is full"), replacing(tmp_path / "page.html") as part:
+        part.write_text("half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "v.npy"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", "v.npy"),
+        OSError(errno.EROFS, "Read-only file system", "v.npy"),
+        sqlite3.OperationalError("database or disk is full"),
+        RuntimeError("lance error: LanceError(IO): No space left on device (os error 28), /src/writer.rs:191:9"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_meets_it(error: Exception) -> None:
+    """Also from inside a library, through every command."""
+
+    @click.command()
+    def fails() -> None:
+        raise error
+
+    group = Group()
+    group.add_command(fails)
+    result = CliRunner().invoke(group, ["fails"])
+    assert result.exit_code == 1 and result.output.startswith("error: cannot write ")
+    assert result.output.count("\n") == 1 and "then repeat the command" in result.output
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file", "x"), RuntimeError("os error 28")])
+def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
+    """A missing file of somebody else's is not taken for an output that cannot be written."""
+    assert unwritable(error) is None
+    with pytest.raises(type(error)), writing(tmp_path / "out"):
+        raise error
+
+
+def test_a_place_where_nothing_can_be_made() -> None:
+    """The system says that there is no such file."""
+    if not Path("/proc/self").exists():
+        pytest.skip("needs Linux")
+    assert "no such file can be made there" in run("encode", "c", __file__, "-o", "/proc/v.npy")
+
+
+def test_ctrl_c_is_said_in_words() -> None:
+    """As shells expect it, 130; and a file that ends too early is not taken for it."""
+
+    @click.command()
+    @click.argument("what")
+    def fails(what: str) -> None:
+        raise KeyboardInterrupt if what == "ctrl-c" else EOFError("Compressed file ended")
+
+    group = Group()
+    group.add_command(fails)
+    result = CliRunner().invoke(group, ["fails", "ctrl-c"])
+    assert result.exit_code == 130 and result.output.strip() == "interrupted; run the same command again"
+    result = CliRunner().invoke(group, ["fails", "eof"])
+    assert isinstance(result.exception, RuntimeError) and "Aborted" not in result.output
+
+
+def test_a_picture_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    """One line, and the earlier picture stays."""
+    (tmp_path / "responses.jsonl").write_text(ROW)
+    (small_disk / "lengths.png").write_bytes(b"earlier")
+    (small_disk / "filler").write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 4096))
+    result = CliRunner().invoke(
+        main, ["look", str(tmp_path / "responses.jsonl"), "--plot", str(small_disk / "lengths.png")]
+    )
+    assert result.exit_code == 1 and "the disk is full" in result.output.splitlines()[-1]
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "lengths.png"]
+    assert (small_disk / "lengths.png").read_bytes() == b"earlier"
