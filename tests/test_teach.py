@@ -335,7 +335,11 @@ def sentence_folder(folder: Callable[[str], Path], tmp_path_factory: pytest.Temp
 
 def test_a_checkpoint_is_no_teacher(backbone: Get, tmp_path: Path) -> None:
     """It embeds queries and documents by two models; which one was meant cannot be known."""
-    encoder = Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=8), max_tokens=60)
+    encoder = Encoder(
+        Model(backbone("qwen3"), thought=0, compression=2, dim=8),
+        max_tokens=60,
+        prompts={"query": "Say: ", "document": ""},
+    )
     save_and_export(tmp_path / "c", encoder)
     with pytest.raises(InputError, match="by two models, .* name the teacher that it was made with"):
         load_teacher(str(tmp_path / "c"), device="cpu")
