@@ -147,14 +147,40 @@ def test_cut_texts_are_named_or_refused(server: Running, encoder: Encoder) -> No
 def test_documents_that_a_teacher_embeds(
     server: Running, backbone: Callable[[str], Backbone], folders: dict[str, Path]
 ) -> None:
-    """They are the teacher's vectors, and token ids are refused, since the teacher reads texts."""
+    """They are the teacher's vectors; it reads the text of token ids, and ids that no text has are refused."""
     taught = Encoder.from_pretrained(folders["taught"], backbone=backbone("qwen3"))
     answer = server.post("/v1/embeddings", {"model": "taught", "input": SENTENCES, "input_type": "document"})
     np.testing.assert_allclose(vectors(answer), taught.encode_document(SENTENCES), atol=1e-5)
     asked = server.post("/v1/embeddings", {"model": "taught", "input": SENTENCES})
     np.testing.assert_allclose(vectors(asked), taught.encode_query(SENTENCES), atol=1e-5)
-    refused = server.post("/v1/embeddings", {"model": "taught", "input": [3, 4], "input_type": "document"})
-    assert refused.status == 400 and "texts" in refused.json["error"]["message"]
+    (ids,) = taught.model.backbone.tokenize([SENTENCES[0]])
+    read = {"model": "taught", "input": [ids], "input_type": "document"}  # which the teacher gets as their text
+    np.testing.assert_allclose(vectors(server.post("/v1/embeddings", read))[0], vectors(answer)[0], atol=1e-5)
+    refused = server.post("/v1/embeddings", {**read, "input": [[*ids, taught.tokenizer.eos_token_id]]})
+    assert refused.status == 400 and "of no text" in refused.json["error"]["message"]
+
+
+def test_a_teacher_counts_its_own_tokens(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut is what the teacher cuts, whose tokenizer may be another than the backbone's."""
+    served, _ = server.service.registry.get("taught")
+    assert served is not None
+    teacher = served.encoder.load_document_teacher()
+    monkeypatch.setattr(teacher, "count_tokens", lambda texts: [29 + len(text) for text in texts])
+    answer = server.post("/v1/embeddings", {"model": "taught", "input": ["a", "ab", ""], "input_type": "document"})
+    assert answer.json["cut"] == [1] and answer.json["usage"]["prompt_tokens"] == 30 + 30 + 29
+
+
+def test_a_checkpoint_may_have_the_backbones_name(backbone: Callable[[str], Backbone], tmp_path: Path) -> None:
+    """As the packaged one has: the backbone is then called otherwise, and the name embeds and chats."""
+    name = Path(backbone("qwen3").name).name
+    with running([make_checkpoint(backbone("qwen3"), tmp_path / name)], backbone("qwen3")) as server:
+        cards = {card["id"]: card["kind"] for card in server.get("/v1/models").json["data"]}
+        assert cards == {name: "checkpoint", f"{name}-backbone": "backbone"}
+        assert server.post("/v1/embeddings", {"model": name, "input": "x"}).status == 200
+        for one in cards:
+            chat = {"model": one, "max_tokens": 2, "messages": [{"role": "user", "content": "x"}]}
+            assert server.post("/v1/chat/completions", chat).status == 200
+        assert server.post("/v1/embeddings", {"model": f"{name}-backbone", "input": "x"}).status == 404
 
 
 def test_the_query_s_own_part(server: Running, backbone: Callable[[str], Backbone], folders: dict[str, Path]) -> None:
@@ -179,8 +205,9 @@ def test_the_query_s_own_part(server: Running, backbone: Callable[[str], Backbon
     assert both["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"] + read
     cut = server.post("/v1/embeddings", {"model": "weighted", "input": ["x", "of " * 40]})  # by the teacher alone
     assert cut.json["cut"] == [1]
-    refused = server.post("/v1/embeddings", {"model": "weighted", "input": [3, 4]})
-    assert refused.status == 400 and "texts" in refused.json["error"]["message"]
+    ids = weighted.model.backbone.tokenize(SENTENCES)
+    read_ids = server.post("/v1/embeddings", {"model": "weighted", "input": ids})
+    np.testing.assert_allclose(vectors(read_ids), wanted, atol=1e-5)
     ranked = server.post("/v1/rerank", {"model": "weighted", "query": SENTENCES[0], "documents": SENTENCES}).json
     scores = Encoder.similarity(wanted[:1], weighted.encode_document(SENTENCES))[0]
     assert [hit["relevance_score"] for hit in ranked["results"]] == pytest.approx(
@@ -249,6 +276,14 @@ def test_reranking_is_by_cosine_of_query_and_documents(server: Running, encoder:
         np.testing.assert_allclose([one["relevance_score"] for one in results], scores[order[:3]], atol=1e-5)
     ranks = server.post("/rerank", {"query": query, "texts": documents, "return_text": True}).json
     assert [(one["index"], one["text"]) for one in ranks] == [(i, documents[i]) for i in order]
+    halves = server.post("/rerank", {"query": query, "texts": documents, "raw_scores": False}).json
+    assert [one["score"] for one in halves] == pytest.approx([(1 + one["score"]) / 2 for one in ranks], abs=1e-6)
+    both = [server.post(path, {**body, "top_n": 2}).json["results"] for path in ("/rerank", "/v1/rerank")]
+    assert both[0] == both[1] and len(both[0]) == 2
+    for wrong, param in (({"query": query}, "texts"), ({"documents": documents}, "query"), ({"text": "x"}, "text")):
+        refused = server.post("/rerank", wrong)
+        assert (refused.status, refused.json["error"]["param"]) == (400, param)
+    assert server.post("/rerank", ["x"]).code == "invalid_json"
     cut = server.post("/v1/rerank", {"query": LONG, "documents": ["x", LONG]})
     assert cut.json["cut"] == [-1, 1]
     assert server.post("/v1/rerank", {"query": LONG, "documents": ["x"], "truncate": False}).status == 422

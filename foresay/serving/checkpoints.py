@@ -112,7 +112,13 @@ class Served:
 
 
 class Registry:
-    """The served checkpoints by name; the first one answers requests that name none."""
+    """The served checkpoints by name; the first one answers requests that name none.
+
+    Attributes:
+        backbone: the one that all share.
+        backbone_name: what requests call it; `NAME-backbone` where a checkpoint has its name, as the packaged one has.
+        created: when it was loaded, in seconds since 1970.
+    """
 
     def __init__(self, served: Sequence[Served]) -> None:
         """Takes the first ones.
@@ -124,7 +130,8 @@ class Registry:
             raise InputError("no checkpoint to serve; foresay serve CHECKPOINT")
         self.backbone = served[0].encoder.model.backbone
         path = Path(self.backbone.name)
-        self.backbone_name = path.name if path.is_dir() else self.backbone.name
+        name = path.name if path.is_dir() else self.backbone.name
+        self.backbone_name = f"{name}-backbone" if name in {one.name for one in served} else name
         self.created = int(time.time())
         self._lock, self._served = Lock(), dict[str, Served]()
         for one in served:

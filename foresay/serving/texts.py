@@ -24,6 +24,9 @@ _SIDES = {
     "retrieval.passage": "document",
 }
 
+_SHOWN = 8
+"""Prompts that an error names: a checkpoint that mteb's tasks were measured on has hundreds."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -59,7 +62,9 @@ def prompt_of(served: Served, input_type: str | None, prompt_name: str | None, s
         raise ApiError(400, f"{' and '.join(asked)} contradict each other; say it once", "invalid_value")
     name = asked[0] if asked else "query"
     if name not in served.encoder.prompts:
-        known = ", ".join(sorted(served.encoder.prompts))
+        known = ", ".join(sorted(served.encoder.prompts, key=lambda one: (len(one), one))[:_SHOWN])
+        more = len(served.encoder.prompts) - _SHOWN
+        known += f" and {more} more, which /v1/models lists" if more > 0 else ""
         param = "prompt_name" if prompt_name else "input_type"
         raise ApiError(400, f"{served.name} has no prompt named {name!r}; it has {known}", "invalid_value", param=param)
     return name
@@ -81,11 +86,12 @@ def prepare(
     """
     encoder, model = served.encoder, served.encoder.model
     lane = served.soft_prompts if soft else served.embeddings
+    taught = not soft and bool(encoder.query_weight or (prompt == "document" and served.documents is not None))
     if inputs and not isinstance(inputs[0], str):
-        if prompt == "document" and served.documents is not None:
-            raise InputError(f"a teacher embeds the documents of {served.name}; it takes texts, not token ids")
-        if encoder.query_weight and not soft:
-            raise InputError(f"a teacher reads the queries of {served.name} too; it takes texts, not token ids")
+        _check_ids(served, inputs)  # type: ignore[arg-type]
+        if taught:
+            inputs = _texts_of_ids(served, inputs)  # type: ignore[arg-type]
+    if inputs and not isinstance(inputs[0], str):
         rows, cut = _rows_of_ids(served, inputs, prompt)  # type: ignore[arg-type]
     else:
         texts = check_texts(inputs, "input")  # type: ignore[arg-type]
@@ -123,8 +129,8 @@ def limit_of(served: Served, prompt: str, *, soft: bool = False) -> int:
 
 
 def _for_teacher(served: Served, texts: list[str], lane: Lane) -> Prepared:
-    limit = served.encoder.load_document_teacher().max_tokens
-    counts = [len(row) for row in served.encoder.model.backbone.tokenize(texts)]
+    teacher = served.encoder.load_document_teacher()
+    limit, counts = teacher.max_tokens, teacher.count_tokens(texts)
     cut = [i for i, count in enumerate(counts) if count > limit]
     return Prepared(lane, texts, [max(1, min(count, limit)) for count in counts], cut)
 
@@ -136,8 +142,8 @@ def _for_both(served: Served, rows: list[list[int]], cut: list[bool], bare: Prep
     return Prepared(bare.lane, list(zip(rows, bare.payloads, strict=True)), tokens, either)
 
 
-def _rows_of_ids(served: Served, inputs: Sequence[Sequence[int]], prompt: str) -> tuple[list[list[int]], list[bool]]:
-    encoder, model, backbone = served.encoder, served.encoder.model, served.encoder.model.backbone
+def _check_ids(served: Served, inputs: Sequence[Sequence[int]]) -> None:
+    backbone = served.encoder.model.backbone
     size = int(backbone.embedding.num_embeddings)
     bad = next((i for i, ids in enumerate(inputs) if ids and not 0 <= min(ids) <= max(ids) < size), None)
     if bad is not None:
@@ -145,6 +151,28 @@ def _rows_of_ids(served: Served, inputs: Sequence[Sequence[int]], prompt: str) -
             f"input {bad} has token ids outside 0 to {size - 1}; expected ids of {backbone.name}'s own tokenizer "
             "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False) sends texts)"
         )
+
+
+def _texts_of_ids(served: Served, inputs: Sequence[Sequence[int]]) -> list[str]:
+    """The texts that token ids were made from, for a teacher, which reads texts.
+
+    Raises:
+        InputError: for ids that no text has, such as control tokens or half a character.
+    """
+    backbone = served.encoder.model.backbone
+    texts = [backbone.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in inputs]
+    again = backbone.tokenize(texts)
+    for i, (ids, found) in enumerate(zip(inputs, again, strict=True)):
+        if list(ids) != list(found):
+            raise InputError(
+                f"input {i} has token ids that {backbone.name}'s tokenizer makes of no text, and a teacher of "
+                f"{served.name} reads texts; send the text itself"
+            )
+    return texts
+
+
+def _rows_of_ids(served: Served, inputs: Sequence[Sequence[int]], prompt: str) -> tuple[list[list[int]], list[bool]]:
+    encoder, model, backbone = served.encoder, served.encoder.model, served.encoder.model.backbone
     (before,) = backbone.tokenize([encoder.prompts.get(prompt, "")])
     room = encoder.max_tokens - len(model.prefix_ids) - len(model.suffix_ids) - model.tokens - len(before)
     if room < 1:

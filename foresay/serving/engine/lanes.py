@@ -75,7 +75,7 @@ def documents(encoder: Encoder) -> Lane:
     """Texts to the embeddings (dim,) of the teacher that embeds this checkpoint's documents."""
 
     def run(texts: Sequence[Any]) -> Sequence[Any]:
-        return _finite(encoder.encode_document(list(texts)))
+        return _finite(encoder.encode_document(list(texts), on_cut="ignore"))
 
     return Lane("documents", run, encoder.model.backbone.least_tokens)
 

@@ -21,7 +21,9 @@ from ..service import Service, note, service_of
 from .writing import chat_log_probs, samplings, stream, usage
 
 router = APIRouter(prefix="/v1", tags=["writing"])
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""One event of a stream; its data are a chunk as JSON, or `[DONE]`."""
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
 
 @router.post("/chat/completions", response_model=ChatResponse, responses={**responses(404), **STREAM})

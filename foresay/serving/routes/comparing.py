@@ -18,6 +18,7 @@ from ..checkpoints import Served
 from ..errors import responses
 from ..schemas.common import Options, Usage
 from ..schemas.comparing import (
+    AnyRerankRequest,
     Document,
     Hit,
     LensLayer,
@@ -29,7 +30,6 @@ from ..schemas.comparing import (
     SimilarityRequest,
     SimilarityResponse,
     TeiRank,
-    TeiRerankRequest,
 )
 from ..service import note, service_of
 from ..texts import prompt_of
@@ -65,11 +65,14 @@ async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
 
 
 @router.post("/rerank", responses=responses(404, 422))
-async def tei_rerank(body: TeiRerankRequest, request: Request) -> list[TeiRank]:
-    """The same in the shape of text-embeddings-inference, with the first checkpoint."""
+async def tei_rerank(body: AnyRerankRequest, request: Request) -> list[TeiRank] | RerankResponse:
+    """The same in the shape of text-embeddings-inference, with the first checkpoint; or, with `documents`, as above."""
+    if isinstance(body, RerankRequest):
+        return await rerank(body, request)
     _, scores, _, _ = await _score(request, None, body.query, body.texts, truncate=body.truncate)
     order = np.argsort(-scores, kind="stable").tolist()
-    return [TeiRank(index=i, score=float(scores[i]), text=body.texts[i] if body.return_text else None) for i in order]
+    shown = scores.tolist() if body.raw_scores else ((1 + scores) / 2).tolist()
+    return [TeiRank(index=i, score=shown[i], text=body.texts[i] if body.return_text else None) for i in order]
 
 
 @router.post("/v1/similarity", responses=responses(404, 422))

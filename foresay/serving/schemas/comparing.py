@@ -6,7 +6,7 @@ Be careful: scores are cosines, -1 to 1; Cohere's and Jina's are 0 to 1.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StrictStr
+from pydantic import BaseModel, Discriminator, Field, StrictStr, Tag
 
 from .common import InputType, ModelName, Options, Strict, Usage, User
 
@@ -54,7 +54,21 @@ class TeiRerankRequest(Strict):
     query: StrictStr
     texts: list[StrictStr]
     return_text: bool = False
+    raw_scores: Annotated[bool, Field(description="False: scores from 0 to 1, half of 1 + cosine.")] = True
     truncate: bool = True
+    truncation_direction: Literal["Right", "right"] = "Right"
+
+
+def _shape(body: object) -> str:
+    """Which of two shapes a request to /rerank has."""
+    return COHERE if isinstance(body, dict) and "documents" in body else TEI
+
+
+COHERE, TEI = "with documents", "with texts"
+AnyRerankRequest = Annotated[
+    Annotated[RerankRequest, Tag(COHERE)] | Annotated[TeiRerankRequest, Tag(TEI)], Discriminator(_shape)
+]
+"""Cohere, Jina and vLLM call the list `documents`, text-embeddings-inference `texts`."""
 
 
 class TeiRank(BaseModel):
