@@ -182,4 +182,4 @@ def test_the_table(backbone: Get, tmp_path: Path) -> None:
     assert "all" in one
     many = run("lens", tmp_path / "checkpoint", "a fox", "--layers", "all", "--device", "cpu")
     assert len([line for line in many.splitlines() if line.strip()[:1] in "012"]) >= 3
-    assert "ends in .png" in run("lens", tmp_path / "checkpoint", "x", "--heat-map", "map.jpg", code=1)
+    assert "does not end in .png" in run("lens", tmp_path / "checkpoint", "x", "--heat-map", "map.jpg", code=1)
