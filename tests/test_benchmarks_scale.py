@@ -29,7 +29,8 @@ def test_both_ways_write_the_same_number_of_tokens(backbone: Callable[[str], Bac
 
 def test_responding(folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every table has its rows; vLLM's side is another process, here this package's own engine."""
-    monkeypatch.setattr(responding, "memory", lambda counts: [{"rows": n, "seconds": 1, "peak_mb": 2} for n in counts])
+    rows = [{"rows": count, "seconds": 1, "peak_mb": 2} for count in responding.SIZES]
+    monkeypatch.setattr(responding, "memory_alone", lambda: rows)
     monkeypatch.setattr(
         responding, "against_vllm", lambda python, options: {"ratio": 2.0, "python": python, "rows": options.rows}
     )
