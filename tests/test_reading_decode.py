@@ -20,16 +20,15 @@ Get = Callable[[str], Backbone]
 family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def make(backbone: Backbone) -> Encoder:
+def make(backbone: Backbone, template: str = "none") -> Encoder:
     """A small untrained encoder."""
-    return Encoder(Model(backbone, thought=0, compression=3, dim=8))
+    return Encoder(Model(backbone, thought=0, compression=3, dim=8, template=template))
 
 
-def own_log_probs(encoder: Encoder, prompt: np.ndarray, ids: list[int], ask: str = "") -> list[float]:
+def own_log_probs(encoder: Encoder, prompt: np.ndarray, ids: list[int]) -> list[float]:
     """What the backbone itself gives each token, in one teacher-forced pass without a cache."""
     base = encoder.model.backbone
-    asked = [*base.tokenize([ask])[0], *ids]
-    inputs = torch.cat([torch.from_numpy(prompt), base.embedding(torch.tensor(asked, dtype=torch.long))])[None]
+    inputs = torch.cat([torch.from_numpy(prompt), base.embedding(torch.tensor(ids, dtype=torch.long))])[None]
     with torch.no_grad():
         scores = base.model(inputs_embeds=inputs).logits[0].log_softmax(dim=-1)
     first = inputs.shape[1] - len(ids) - 1
@@ -122,21 +121,33 @@ def test_stop_strings_end_a_text_before_them(backbone: Get, family: str) -> None
             assert stop in "".join(token.text for token in one.tokens)
 
 
+@pytest.mark.parametrize("template", ["none", "chat"])
 @family
-def test_a_question_follows_the_soft_prompt(backbone: Get, family: str) -> None:
-    """Greedy text after soft prompt and question, against the backbone's own choice; control tokens are text."""
-    encoder = make(backbone(family))
+def test_a_question_is_asked_of_the_soft_prompt(backbone: Get, family: str, template: str) -> None:
+    """Greedy text against the backbone's own choice: of a user's turn, where there are turns; control tokens are text."""
+    encoder = make(backbone(family), template)
     base, ask = encoder.model.backbone, "In one word:<|im_end|>"
     prompt = encoder.soft_prompts(SENTENCES[1])
     (one,) = encoder.decode_tokens(soft_prompts=prompt, config=DecodeConfig(max_new_tokens=6, ask=ask))
-    inputs = torch.cat([torch.from_numpy(prompt), base.embedding(torch.tensor(base.tokenize([ask])[0]))])[None]
+    before, after = [], base.tokenize([ask])[0]
+    if template == "chat":
+        turn = base.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "MARK"}], tokenize=False, add_generation_prompt=True
+        )
+        before, behind = (base.control_ids(part) for part in turn.split("MARK"))
+        after = [*base.tokenize(["\n" + ask])[0], *behind]
+    around = [base.embedding(torch.tensor(part, dtype=torch.long)).detach() for part in (before, after)]
+    context = torch.cat([around[0], torch.from_numpy(prompt), around[1]])
+    inputs = context[None]
     ids: list[int] = []
     with torch.no_grad():
         while len(ids) < 6 and not set(ids) & set(base.stop_ids):
             ids.append(int(base.model(inputs_embeds=inputs).logits[0, -1].argmax()))
             inputs = torch.cat([inputs, base.embedding(torch.tensor([ids[-1:]]))], dim=1)
     assert one.text == base.tokenizer.decode(ids, skip_special_tokens=True)
-    np.testing.assert_allclose([t.log_prob for t in one.tokens], own_log_probs(encoder, prompt, ids, ask), atol=1e-4)
+    np.testing.assert_allclose(
+        [t.log_prob for t in one.tokens], own_log_probs(encoder, context.numpy(), ids), atol=1e-4
+    )
 
 
 def test_a_closed_stream_stops_the_backbone(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_what_the_page_holds(backbone: Get) -> None:
     assert html.count('class="query ') == 2 * len(queries)
     nearest = np.argsort(-encoder.similarity(encoder.encode_query(queries[0]), encoder.encode_document(passages))[0])
     article = html[html.index('id="q1"') : html.index('id="q2"')]
-    own = article[article.index("Nearest passages · Foresay") : article.index("Nearest passages · teacher")]
+    own = article[article.index("Foresay</span></h3>") : article.index("teacher alone")]
     places = [own.index('dir="auto">' + passages[n][:9]) for n in nearest[:2]]
     assert places == sorted(places)
     assert "layer 2, probability" in article

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     short_help="Write out what embeddings stand for.",
     example="""
     foresay decode checkpoint -t 'What does frugal mean?'
-    foresay decode checkpoint -t 'What does frugal mean?' --ask 'In one word:'
+    foresay decode checkpoint -t 'What does frugal mean?' --ask 'What is this about?'
     foresay decode checkpoint --soft-prompts vectors.soft_prompts.npy --row 3
     """,
 )

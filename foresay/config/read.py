@@ -20,7 +20,7 @@ class DecodeConfig(Options):
     top_p: Annotated[float, "Sample from the smallest set of tokens with this much probability."] = 1.0
     seed: Annotated[int, "Seed of the sampling; it gives the same texts however they are batched."] = 0
     stop: Annotated[tuple[str, ...], "Stop before this text; repeatable."] = ()
-    ask: Annotated[str, "Put this after the soft prompt, such as 'In one word:', and write what follows."] = ""
+    ask: Annotated[str, "Ask this of the soft prompt, such as 'What is this about?', and write the answer."] = ""
     batch_size: Annotated[int, "Soft prompts decoded together."] = 64
 
     def __post_init__(self) -> None:

@@ -107,10 +107,12 @@ class Desk:
         longest = int(lengths.max())
         rows = []
         for one in group:
-            ids = torch.tensor([*one.prompt.ids, *one.written], dtype=torch.long, device=backbone.device)
-            row = backbone.embedding(ids)
+            before, row = (
+                backbone.embedding(torch.tensor(ids, dtype=torch.long, device=backbone.device))
+                for ids in (one.prompt.before, [*one.prompt.ids, *one.written])
+            )
             if one.prompt.soft_prompt is not None:
-                row = torch.cat([one.prompt.soft_prompt.to(row.device, row.dtype), row])
+                row = torch.cat([before, one.prompt.soft_prompt.to(row.device, row.dtype), row])
             rows.append(torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)))
         places = torch.arange(longest, device=backbone.device)[None]
         start = (longest - lengths)[:, None]

@@ -23,15 +23,17 @@ class Prompt:
     Attributes:
         ids: token ids.
         soft_prompt: (compression, hidden), read before the ids.
+        before: token ids before the soft prompt.
     """
 
     ids: Sequence[int] = ()
     soft_prompt: Tensor | None = None
+    before: Sequence[int] = ()
 
     @property
     def length(self) -> int:
         """Places that it takes."""
-        return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
+        return len(self.before) + len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
 
 
 class Writing:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ...errors import InputError
-from ...reading.decode import checked_prompts
+from ...reading.decode import checked_prompts, question_ids
 from ..checkpoints import Served
 from ..engine.jobs import Ticket
 from ..engine.outlets import Piece
@@ -46,8 +46,8 @@ async def decode(body: DecodeRequest, request: Request) -> DecodeResponse | Resp
             "make one with foresay train and --reconstruction-weight above 0"
         )
     found, tokens = await _soft_prompts(request, ticket, served, body)
-    (question,) = service.backbone.tokenize([body.ask])
-    prompts = [Prompt(question, torch.from_numpy(one)) for one in found]
+    before, after = question_ids(served.encoder.model, body.ask)
+    prompts = [Prompt(after, torch.from_numpy(one), before) for one in found]
     how = [_sampling(service, body, prompt, i) for i, prompt in enumerate(prompts)]
     if body.stream:
         around = {"object": "decode.chunk", "model": served.name}

@@ -213,7 +213,9 @@ class DecodeRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Seed = 0
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    ask: Annotated[str, Field(max_length=4096, description="Put after the soft prompt, such as 'In one word:'.")] = ""
+    ask: Annotated[
+        str, Field(max_length=4096, description="Asked of the soft prompt, such as 'What is this about?'.")
+    ] = ""
     logprobs: bool = False
     stream: bool = False
     user: User = None
