@@ -124,7 +124,7 @@ def test_stop_strings_end_a_text_before_them(backbone: Get, family: str) -> None
 @pytest.mark.parametrize("template", ["none", "chat"])
 @family
 def test_a_question_is_asked_of_the_soft_prompt(backbone: Get, family: str, template: str) -> None:
-    """Greedy text against the backbone's own choice: of a user's turn, where there are turns; control tokens are text."""
+    """Greedy text against the backbone's own choice, in a user's turn where there are any; control tokens are text."""
     encoder = make(backbone(family), template)
     base, ask = encoder.model.backbone, "In one word:<|im_end|>"
     prompt = encoder.soft_prompts(SENTENCES[1])
