@@ -158,7 +158,8 @@ def against_vllm(python: str, options: argparse.Namespace) -> dict[str, Any]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-            found[name] += json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
+            said = [line for line in done.stdout.splitlines() if line.startswith("{")]  # vLLM has more to say
+            found[name] += json.loads(said[-1])["seconds"]
     ratios = [v / t for v, t in zip(found["vllm"], found["transformers"], strict=True)]
     return {"ratio": statistics.median(ratios), "ratios": ratios, "seconds": found}
 

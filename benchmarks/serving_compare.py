@@ -1,8 +1,8 @@
 """Two embedding servers of the same language model on the same machine, one after the other, under the same clients.
 
-    python benchmarks/serving_compare.py --model FOLDER --vllm VLLM --output benchmarks/results/serving_compare.md
+    python benchmarks/serving_compare.py --model FOLDER --vllm .venv-vllm/bin/python --output benchmarks/results/serving_compare.md
 
-In: a folder with the language model, a checkpoint of it (the packaged smollm2), vLLM's command. Out: for each number of
+In: a folder with the language model, a checkpoint of it (the packaged smollm2), the Python of vLLM's environment. Out: for each number of
 clients the requests a second and the seconds a request takes.
 Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
 chat template with ten special tokens behind it, and its map. Both run in bfloat16 with the same number of threads.
@@ -45,8 +45,9 @@ def serving(command: list[str], port: int, threads: int) -> Iterator[None]:
             time.sleep(0.5)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 def load(port: int, model: str, clients: int, seconds: float) -> tuple[float, list[float]]:
@@ -86,7 +87,19 @@ def load(port: int, model: str, clients: int, seconds: float) -> tuple[float, li
 def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, output: Path) -> None:
     """Measures both."""
     ours = [sys.executable, "-m", "foresay", "serve", "smollm2", "--port", "8771"]
-    theirs = [str(vllm), "serve", str(model), "--runner", "pooling", "--convert", "embed", "--dtype", "bfloat16"]
+    theirs = [
+        str(vllm),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--runner",
+        "pooling",
+        "--convert",
+        "embed",
+        "--dtype",
+        "bfloat16",
+    ]
     theirs += ["--max-model-len", "1024", "--port", "8772", "--served-model-name", "smollm2"]
     rows = []
     for name, command, port in (("foresay serve", ours, 8771), ("vLLM, pooling", theirs, 8772)):
