@@ -1,9 +1,10 @@
 """Two embedding servers of the same language model on the same machine, one after the other, under the same clients.
 
-    python benchmarks/serving_compare.py --model FOLDER --vllm .venv-vllm/bin/python --output benchmarks/results/serving_compare.md
+    python benchmarks/serving_compare.py --model FOLDER --vllm .venv-vllm/bin/python \\
+        --output benchmarks/results/serving_compare.md
 
-In: a folder with the language model, a checkpoint of it (the packaged smollm2), the Python of vLLM's environment. Out: for each number of
-clients the requests a second and the seconds a request takes.
+In: a folder with the language model, a checkpoint of it (the packaged smollm2), the Python of vLLM's environment. Out:
+for each number of clients the requests a second and the seconds a request takes.
 Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
 chat template with ten special tokens behind it, and its map. Both run in bfloat16 with the same number of threads.
 """
