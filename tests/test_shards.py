@@ -96,7 +96,7 @@ def test_look(tmp_path: Path) -> None:
     assert (found.rows, found.cut, found.short, found.likeness.refusals) == (40, 30, 2, 2)
     assert len(found.examples) == 10 and set(found.examples) <= set(read_responses(path))
     report = "\n".join(found.lines())
-    assert "40 responses, 19 words in the middle, 38 at most" in report and "30 of 40 (75.0%) stopped by" in report
+    assert "40 responses, a median of 19 words, 38 at most" in report and "30 of 40 (75.0%) stopped by" in report
     assert sum(int(line.split()[-1]) for line in found.lines() if "–" in line) == 40
     found.plot(tmp_path / "lengths.png")
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")

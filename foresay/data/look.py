@@ -44,7 +44,7 @@ class Look:
         """The report, a line each."""
         like, middle = self.likeness, sorted(self.words)[self.rows // 2]
         return [
-            f"{self.rows} responses, {middle} words in the middle, {max(self.words)} at most",
+            f"{self.rows} responses, a median of {middle} words, {max(self.words)} at most",
             f"{_share(self.cut, self.rows)} stopped by the length limit",
             f"{_share(self.short, self.rows)} have fewer than {_SHORT} words",
             f"{_share(like.refusals, like.rows)} refuse",
