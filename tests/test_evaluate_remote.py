@@ -17,9 +17,9 @@ from foresay.errors import DataError
 from foresay.evaluation import Score
 from foresay.evaluation import mteb_model as embedding
 from foresay.evaluation.checkpoint_teacher import teacher_of
+from foresay.evaluation.encoders import load_encoders, with_documents
 from foresay.evaluation.folder_tasks import folder_task
 from foresay.evaluation.mteb_model import MtebModel
-from foresay.evaluation.opening import load_encoders, with_documents
 from foresay.evaluation.remote import EvaluateWork, RemoteEncoder
 from foresay.evaluation.run import run_tasks
 from foresay.model import Model

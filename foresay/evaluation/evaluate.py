@@ -20,10 +20,10 @@ from ..retrieval.opening import open_index
 from ..teachers.base import Teacher
 from .baselines import BASELINES, Surroundings, load_baseline
 from .checkpoint_teacher import teacher_of
+from .encoders import load_encoders, with_documents
 from .index_search import searches_of
 from .intervals import Comparison
 from .mteb_model import MtebModel
-from .opening import load_encoders, with_documents
 from .remote import EvaluateWork, RemoteEncoder
 from .report import Report
 from .run import run_tasks, silent

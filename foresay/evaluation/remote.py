@@ -16,7 +16,7 @@ from ..embedded import Ask, Embedded
 from ..encoder import Encoder
 from ..errors import DataError
 from .checkpoint_teacher import teacher_of
-from .opening import load_encoders, with_documents
+from .encoders import load_encoders, with_documents
 
 
 @dataclass(frozen=True)
