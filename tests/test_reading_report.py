@@ -17,8 +17,9 @@ from foresay.errors import InputError
 from foresay.model import Model
 from foresay.reading.explain import explain
 from foresay.reading.projection import project
-from foresay.reading.render import clean, page, visible
+from foresay.reading.render import page, visible
 from foresay.reading.report import report
+from foresay.shown import clean
 from foresay.teachers.pooled import SelfTeacher
 
 from .conftest import SENTENCES

@@ -7,6 +7,7 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pytest
+import pytrec_eval
 from click.testing import CliRunner
 
 from foresay import Encoder, Index, IndexConfig
@@ -248,7 +249,26 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     assert [line[:4] for line in lines] == [["q1", "Q0", "d3", "1"], ["q2", "Q0", "d4", "1"]]
     explained = run(*ask, "number3", "--explain", "--top", 2)
     assert "what the model thinks is asked: " in explained and "hits of the checkpoint as documents" in explained
+    steering = tmp_path / "steering.jsonl"
+    steering.write_text(json.dumps({"id": "d\x07", "text": "number99 \x1b]0;mine\x07 \u202e"}))
+    run("index", checkpoint, steering, "-o", place)
+    shown = run(*ask, "number99", "--mode", "words", "--top", 1)
+    assert "number99" in shown and shown.count("\ufffd") == 4 and not set(shown) & set("\x07\x1b\u202e")
     assert "error: there is no index at" in run("search", tmp_path / "none", "x", "-c", checkpoint, code=1)
+
+
+def test_trec_eval_reads_our_order(tmp_path: Path) -> None:
+    """Equal scores too, which trec_eval would order by id, and those that single precision cannot tell apart."""
+    scores = [0.5, 0.5, 0.5, 0.25 + 1e-12, 0.25, 0.0, 0.0, -1.0]
+    names = ["a", "z", "m", "b", "y", "c", "x", "d"]
+    write_run(tmp_path / "run.txt", {"q": [Hit(n, s, "") for n, s in zip(names, scores, strict=True)], "empty": []})
+    with (tmp_path / "run.txt").open() as file:
+        run = pytrec_eval.parse_run(file)
+    assert sorted(run["q"], key=run["q"].__getitem__, reverse=True) == names
+    assert list(run["q"].values()) == pytest.approx(scores, abs=1e-6)
+    for place, name in enumerate(names, 1):
+        found = pytrec_eval.RelevanceEvaluator({"q": {name: 1}}, {"recip_rank"}).evaluate(run)
+        assert found["q"]["recip_rank"] == pytest.approx(1 / place)
 
 
 def test_run_files_refuse_ids_with_white_space(tmp_path: Path) -> None:

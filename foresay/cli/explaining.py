@@ -10,6 +10,7 @@ import click
 from ..config import DecodeConfig, LensConfig, ReportConfig
 from ..errors import InputError
 from ..outputs import check_file, replacing
+from ..shown import clean, one_line
 from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, texts_of
 
@@ -109,9 +110,7 @@ def _print(explanations: "list[Explanation]") -> None:
     for one in explanations:
         for label, reads in (("query", one.query_reads), ("document", one.document_reads)):
             if reads is not None:
-                console.print(
-                    Text(f"the {label} reads as  ", style="dim").append(" ".join(reads.split()), style="not dim")
-                )
+                console.print(Text(f"the {label} reads as  ", style="dim").append(one_line(reads), style="not dim"))
         for view in one.views:
             console.print(Text(f"\n{view.name}: ", style="bold").append(f"{view.similarity:.3f}"))
             for text, words in ((one.query, view.query), (one.document, view.document)):
@@ -124,7 +123,7 @@ def _coloured(text: str, words: "list[Word]", view: "View") -> Any:  # noqa: ANN
     """A text with its words on green where they bring the two together, on red where they keep them apart."""
     from rich.text import Text
 
-    line = Text("  ").append(text)
+    line = Text("  ").append(clean(text))
     for word in words:
         share = abs(word.weight) / view.strongest
         if share >= 0.1:
@@ -137,7 +136,7 @@ def _coloured(text: str, words: "list[Word]", view: "View") -> Any:  # noqa: ANN
 def _strongest(words: "list[Word]", count: int = 4) -> str:
     """The words with the largest weights, in numbers."""
     most = sorted(words, key=lambda word: -abs(word.weight))[:count]
-    return "   ".join(f"{word.text} {word.weight:+.3f}" for word in most)
+    return "   ".join(f"{clean(word.text)} {word.weight:+.3f}" for word in most)
 
 
 @click.command(
@@ -182,7 +181,7 @@ def faithfulness(
         return
     for one in found:
         real = "" if one.response_score is None else f"  real response {one.response_score:.3f}"
-        click.echo(f"decoded {one.score:.3f}{real}  {one.query}  →  {' '.join(one.decoded.split())}")
+        click.echo(f"decoded {one.score:.3f}{real}  {one_line(one.query)}  →  {one_line(one.decoded)}")
     means = [sum(one.score for one in found) / len(found)]
     real = (
         "" if answers is None else f", real responses {sum(one.response_score or 0 for one in found) / len(found):.3f}"

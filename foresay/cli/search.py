@@ -10,6 +10,7 @@ import click
 from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
 from ..outputs import check_file
+from ..shown import one_line
 from .options import Command, HomePath, build, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
@@ -258,7 +259,7 @@ def search(
             click.echo(json.dumps({"id": name, "query": text, "hits": [vars(h) for h in hits]}, ensure_ascii=False))
             continue
         if len(queries) > 1:
-            click.echo(text)
+            click.echo(one_line(text))
         _show(hits)
     if explain:
         _explain(opened, queries[0], found[0], where)
@@ -270,16 +271,15 @@ def _explain(opened: "Searcher", query: str, hits: "list[Hit]", where: str | Non
     from ..retrieval.parts import keeping_in
 
     explained = opened.explain(query, max(len(hits), 1), where=where)
-    click.echo(f"\nwhat the model thinks is asked: {explained.decoded}")
+    click.echo(f"\nwhat the model thinks is asked: {one_line(explained.decoded)}")
     if isinstance(opened, Index) and opened.encoder.decodes and keeping_in(opened.about()) is not None:
         click.echo("\nwhat the hits stand for, decoded:")
         for hit, text in zip(hits, opened.read(hits), strict=True):
-            click.echo(f"         {hit.id}  {' '.join(text.split())[:100]}")
+            click.echo(f"         {one_line(hit.id)}  {one_line(text, 100)}")
     click.echo(f"\nhits of {explained.teacher} on the bare query:")
     _show(explained.hits)
 
 
 def _show(hits: "list[Hit]") -> None:
     for hit in hits:
-        text = " ".join(hit.text.split())
-        click.echo(f"{hit.score:7.4f}  {hit.id}  {text[:100]}{'…' if len(text) > 100 else ''}")
+        click.echo(f"{hit.score:7.4f}  {one_line(hit.id)}  {one_line(hit.text, 100)}")

@@ -6,13 +6,10 @@ may hold are replaced.
 """
 
 from functools import cache
-from unicodedata import category
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-_KEPT = "\n\t"
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Unicode's marks that make what follows run the other way."""
+from ..shown import clean
 
 
 def page(template: str, **values: object) -> str:
@@ -29,11 +26,6 @@ def _environment() -> Environment:
     environment.filters["clean"] = clean
     environment.filters["visible"] = visible
     return environment
-
-
-def clean(text: str) -> str:
-    """Text without control characters, which HTML does not allow, and without marks that turn the text around them."""
-    return "".join("\ufffd" if c not in _KEPT and (category(c) == "Cc" or c in _TURNING) else c for c in text)
 
 
 def visible(text: str) -> str:
