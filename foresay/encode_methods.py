@@ -32,6 +32,11 @@ def _with_keywords_of(method: Callable[P, R]) -> Callable[[Callable[..., R]], Ca
     return give
 
 
+def is_document(prompt_name: str | None) -> bool:
+    """Whether a prompt of this name stands before documents, as mteb names them."""
+    return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))
+
+
 class EncodeMethods:
     """What users of sentence-transformers expect, on top of one `embed`."""
 
@@ -133,6 +138,8 @@ class EncodeMethods:
         **keywords: Any,  # noqa: ANN401
     ) -> Array:
         """`encode` with the checkpoint's query prompt, unless another one is given; with the same keywords."""
+        if self.document_teacher is not None and is_document(prompt_name):
+            raise InputError(f"prompt_name={prompt_name!r} is for documents, which encode_document embeds")
         name = "query" if prompt is None and prompt_name is None else prompt_name
         return self.encode(texts, prompt=prompt, prompt_name=name, **keywords)
 
@@ -154,6 +161,11 @@ class EncodeMethods:
             raise InputError(
                 f"documents are embedded by {self.document_teacher.name}, which reads bare texts: leave out the "
                 "prompt, or take with_document_teacher(None)"
+            )
+        if self.document_teacher is not None and prompt_name is not None and not is_document(prompt_name):
+            raise InputError(
+                f"prompt_name={prompt_name!r} is for queries; documents are embedded by {self.document_teacher.name}, "
+                "which reads bare texts: leave it out"
             )
         given = None if self.document_teacher is not None else prompt
         name = "document" if not prompt and prompt_name is None else prompt_name

@@ -20,7 +20,7 @@ from .checkpoints.load import load
 from .decode_methods import DecodeMethods
 from .document_teacher import DocumentSide, DocumentTeacher
 from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of
-from .encode_methods import EncodeMethods
+from .encode_methods import EncodeMethods, is_document
 from .errors import InputError
 from .model import Model
 from .taught_methods import TaughtMethods, check_weight
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_SHOWN = 8
+"""Names of prompts in a message; a checkpoint may have hundreds."""
 __all__ = ["Array", "DocumentTeacher", "Embedded", "Encoder", "OnCut"]
 
 
@@ -168,7 +170,7 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
         ask, checked = ask or Ask(), texts_of(texts)
         before = self._prompt(prompt, prompt_name)
         finish(np.empty((0, self.dim), np.float32), self._lengths, ask)  # a wrong length is said before the work
-        if self.document_teacher is not None and _is_document(prompt_name):
+        if self.document_teacher is not None and is_document(prompt_name):
             if ask.soft_prompts is not None:
                 raise InputError(f"documents are embedded by {self.document_teacher.name}, which has no soft prompts")
             made = self._documents.embed(checked, ask)
@@ -242,7 +244,9 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
         if prompt is not None and prompt_name is not None:
             raise InputError("give either prompt or prompt_name, not both")
         if prompt_name is not None and prompt_name not in self.prompts:
-            raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {', '.join(sorted(self.prompts))}")
+            known = sorted(self.prompts, key=lambda name: (len(name), name))
+            more = f" and {len(known) - _SHOWN} more, see encoder.prompts" if len(known) > _SHOWN else ""
+            raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {', '.join(known[:_SHOWN])}{more}")
         return prompt if prompt is not None else self.prompts.get(prompt_name or "", "")
 
     def _framed(self, ids: Sequence[Sequence[int]], ask: Ask) -> tuple[list[list[int]], list[int]]:
@@ -276,8 +280,3 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
             self.model.run(rows, take, out, ask.batch_tokens or 8192, done, ask.batch_size)
         tokens = [len(row) + self.model.tokens for row in rows]
         return Embedded(finish(vectors, self._lengths, ask), tokens, cut)
-
-
-def _is_document(prompt_name: str | None) -> bool:
-    """Whether a prompt of this name stands before documents, as mteb names them."""
-    return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))

@@ -40,7 +40,9 @@ def check_texts(texts: str | Sequence[str], what: str = "text") -> list[str]:
     checked = list(texts)
     for i, text in enumerate(checked):
         if not isinstance(text, str):
-            raise InputError(f"{what} {i} is {text!r} ({type(text).__name__}); expected a string")
+            shown = " ".join(repr(text).split())
+            shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+            raise InputError(f"{what} {i} is {shown} ({type(text).__name__}); expected a string")
         if not text.isascii():
             try:
                 text.encode()

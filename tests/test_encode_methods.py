@@ -164,6 +164,17 @@ def test_the_name_of_the_document_prompt_embeds_documents(taught: Encoder) -> No
     assert np.abs(taught.encode_document("x") - taught.encode("x")).max() > 1e-3
     with pytest.raises(InputError, match="bare texts"):
         taught.encode_document("x", prompt="Sum up: ")
+    with pytest.raises(InputError, match="prompt_name='query' is for queries; documents are embedded by .*bare texts"):
+        taught.encode_document("x", prompt_name="query")
+    with pytest.raises(InputError, match="prompt_name='document' is for documents, which encode_document embeds"):
+        taught.encode_query("x", prompt_name="document")
+
+
+def test_what_is_no_text_is_shown_in_one_line(taught: Encoder) -> None:
+    """An embedding in the place of a text would fill the screen with numbers."""
+    with pytest.raises(InputError) as said:
+        taught.decode(np.zeros((2, 256)))  # type: ignore[arg-type]  # as a user without types would
+    assert str(said.value).startswith("text 0 is array([0.") and len(str(said.value)) < 120
 
 
 def test_what_it_says_of_itself(encoder: Encoder, taught: Encoder) -> None:

@@ -1,5 +1,6 @@
 """Whitening: the map is what it says, its choice needs no labels, and a folder gives the same vectors everywhere."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from foresay.backbone import Backbone
 from foresay.cli.main import main
+from foresay.cli.whitening import read_pairs
 from foresay.config import TeachConfig, TeacherConfig, WhitenConfig
 from foresay.errors import BackboneError, InputError, VerifyError
 from foresay.teachers.base import Vectors
@@ -194,6 +196,31 @@ def test_refused(backbone: Get, tmp_path: Path) -> None:
         load_teacher(str(tmp_path / "t"), device="cpu")
     with pytest.raises(InputError, match="no golden vectors"):
         verify_teacher(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.csv"])
+def test_responses_are_pairs_whatever_the_file_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also zipped, in the home folder, and with a torn line: never silently halves of the queries."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    rows = [{"id": str(i), "query": query, "response": response} for i, (query, response) in enumerate(PAIRS)]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"id": "torn'
+    if name == "r.csv":
+        text = "query,response\n" + "".join(f'"{a}","{b}"\n' for a, b in PAIRS) + "nothing,\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert read_pairs(f"~/{name}", None, "train") == PAIRS
+    assert "1 rows hold no text and are left out" in capsys.readouterr().err
+    assert read_pairs(f"~/{name}", "query", "train")[: len(PAIRS)] == [query for query, _ in PAIRS]
+
+
+def test_a_teacher_in_the_home_folder(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde that the shell left alone; the teacher is known by its full path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    closed_form_teacher(backbone("qwen3"), PAIRS, tmp_path / "t")
+    assert load_teacher("~/t", backbone("qwen3")).name == str((tmp_path / "t").resolve())
 
 
 def test_commands(backbone: Get, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _spell_everything(stream: io.TextIOWrapper) -> None:
     """Lets a stream write every text: ASCII, which means that nobody set a locale, is UTF-8 as it is for click."""
     encoding = codecs.lookup(stream.encoding).name
     if encoding == "ascii":
-        stream.reconfigure(encoding="utf-8")
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # the bytes of a file's name go out as they came
     elif not encoding.startswith("utf"):
         stream.reconfigure(errors=_ESCAPED)
 

@@ -60,22 +60,26 @@ def whiten(
 
 
 def read_pairs(source: str, column: str | None, split: str) -> list[str] | list[tuple[str, str]]:
-    """Queries with their responses, if a file holds both; else plain texts."""
-    from ..data.queries import Query, read_queries
-    from ..data.responses import read_responses
-    from ..errors import DataError
+    """Queries with their responses, if the rows hold both, as the first one says; else plain texts."""
+    from ..data.formats import rows_of
+    from ..data.queries import Query, problem_of, read_queries
 
-    path = Path(source)
-    if path.is_file() and path.suffix == ".jsonl" and column is None:
-        try:
-            return [(row.query, row.response) for row in read_responses(path)]
-        except DataError:
-            pass  # no responses: a file of texts
-    rows = list(read_queries(source, column=column, split=split))
-    good = [row.text for row in rows if isinstance(row, Query)]
-    if len(good) < len(rows):
-        click.echo(f"{source}: {len(rows) - len(good)} rows hold no text and are left out", err=True)
+    found = (row[1] for row in rows_of(source, split) if isinstance(row, tuple))
+    if column is None and {"query", "response"} <= next(found, {}).keys():
+        rows = [row[1] if isinstance(row, tuple) else {} for row in rows_of(source, split)]
+        cells = [(row.get("query"), row.get("response")) for row in rows]
+        pairs = [(str(one), str(two)) for one, two in cells if not (problem_of(one, "") or problem_of(two, ""))]
+        _say_left_out(source, len(cells) - len(pairs))
+        return pairs
+    texts = list(read_queries(source, column=column, split=split))
+    good = [row.text for row in texts if isinstance(row, Query)]
+    _say_left_out(source, len(texts) - len(good))
     return good
+
+
+def _say_left_out(source: str, count: int) -> None:
+    if count:
+        click.echo(f"{source}: {count} rows hold no text and are left out", err=True)
 
 
 def report(output: Path, choice: "Choice") -> None:

@@ -79,7 +79,7 @@ def evaluate(
         encoders[0].model.backbone,
         teacher,
         output,
-        Path(config.responses) if config.responses else None,
+        Path(config.responses).expanduser() if config.responses else None,
         RespondConfig(max_new_tokens=config.max_new_tokens),
     )
     for name in dict.fromkeys(against):

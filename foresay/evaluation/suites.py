@@ -49,8 +49,9 @@ def suite(name: str) -> list[AbsTask]:
     """
     if name in SUITES:
         return SUITES[name]()
-    if Path(name).is_dir():
-        return _folders(Path(name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _folders(folder)
     try:
         return [mteb.get_task(name)]
     except KeyError:

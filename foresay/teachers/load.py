@@ -33,8 +33,9 @@ def load_teacher(
     """
     from . import llm2vec, pooled, sentence_transformers, whitened  # noqa: F401 - each registers its kind; they bring in PEFT
 
-    if name not in FOLDERS and Path(name).is_dir():
-        name = str(Path(name).resolve())  # manifests and checkpoints find it again from anywhere
+    folder = Path(name).expanduser()
+    if name not in FOLDERS and folder.is_dir():
+        name = str(folder.resolve())  # manifests and checkpoints find it again from anywhere
     wanted = Wanted(name, backbone, device)
     teacher = open_teacher(wanted if config is None else replace(wanted, config=config))
     if teacher is None:
