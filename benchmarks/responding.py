@@ -137,7 +137,7 @@ def memory_alone() -> Any:  # noqa: ANN401
 
 def clocked(name: str, backbone: str, rows: int, turns: int) -> dict[str, Any]:
     """Seconds by the clock in which an engine answers mixed rows, in bfloat16; the first turn does not count."""
-    config = RespondConfig(engine=name, max_new_tokens=64, batch_size=64)  # type: ignore[arg-type]
+    config = RespondConfig(engine=name, max_new_tokens=64, batch_size=64)
     engine, seconds = open_engine(name, EngineOptions(backbone, config, device="cpu", dtype="bfloat16")), []
     for turn in range(turns + 1):
         jobs = [Job.of(f"{text} ({turn})", 0, 0) for text in mixed(rows)]  # new texts: a prefix cache knows none

@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mteb
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from datasets import ClassLabel, Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskClustering, AbsTaskRetrieval, AbsTaskSTS
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
+from foresay.backbone import Backbone
+from foresay.checkpoints.save import save
+from foresay.cli.main import main
 from foresay.encoder import Encoder
 from foresay.errors import DataError, InputError
 from foresay.evaluation import Task, ndcg, safety
@@ -20,6 +25,7 @@ from foresay.evaluation.folder_tasks import folder_task, limit
 from foresay.evaluation.mteb_model import MtebModel, Search
 from foresay.evaluation.safety_task import SafetyRetrieval
 from foresay.evaluation.suites import LITE, SUITES, advbench, suite
+from foresay.model import Model
 from foresay.prompts import EVALUATION
 
 from .conftest import SHARED
@@ -259,6 +265,21 @@ def test_prompts_are_by_mtebs_names() -> None:
             assert {key for key in EVALUATION if key in (own, f"{own}-query", f"{own}-document")} == wanted
     assert all(prompt.endswith(": ") for prompt in EVALUATION.values())
     assert set(SUITES) >= {"quick", "mteb", "mteb-lite", "bright", "bright-v1", "advbench-ir"}
+
+
+def test_a_made_up_suite_is_an_entry(
+    backbone: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that returns tasks: the command measures them by the suite's name."""
+    write(tmp_path / "task", "retrieval")
+    monkeypatch.setitem(SUITES, "mine", lambda: suite(str(tmp_path / "task")))
+    save(tmp_path / "c", Encoder(Model(backbone("qwen3"), thought=0, compression=2, dim=8), max_tokens=60))
+    words = ["evaluate", str(tmp_path / "c"), "mine", "-o", str(tmp_path / "out"), "--device", "cpu"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert [task.metadata.name for task in suite("mine")][0] in (tmp_path / "out" / "results.md").read_text()
+    with pytest.raises(InputError, match="is no suite .*advbench-ir, mine"):
+        suite("yours")
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data")

@@ -72,6 +72,11 @@ def test_the_quickstart_leaves_results(quickstart: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_short_enough_to_be_read() -> None:
+    """More belongs into docs/."""
+    assert len(README.splitlines()) <= 170
+
+
 def test_commands_exist() -> None:
     """Every `foresay COMMAND` that the README names is one, and every command is named."""
     named = set(re.findall(r"foresay ([a-z][a-z-]+)", re.sub(r"(?s)```python.*?```", "", README)))

@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from foresay.backbone import Backbone
+from foresay.cli.main import main
 from foresay.config import RespondConfig
 from foresay.data.queries import Query, Reject, read_queries
 from foresay.data.responses import read_responses
+from foresay.engines import base as engines
 from foresay.engines import respond as respond_module
-from foresay.engines.base import Answer, Job
+from foresay.engines.base import Answer, EngineOptions, Job
 from foresay.engines.prompts import Prompter
 from foresay.engines.respond import Summary, respond
 from foresay.engines.sampling import Sampling
@@ -617,6 +620,30 @@ def test_a_million_rows_in_little_memory(tmp_path: Path) -> None:
 
     small, large = peak(4000), peak(24_000)
     assert large - small < 0.1 * (tmp_path / "24000.jsonl").stat().st_size
+
+
+def test_a_made_up_engine_works_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered in one line, it is what the command's --engine takes; the manifest names it."""
+    monkeypatch.setattr("foresay.engines.base._ENGINES", dict(engines._ENGINES))
+    opened: list[EngineOptions] = []
+
+    def open_echo(options: EngineOptions) -> Echo:
+        opened.append(options)
+        return Echo()
+
+    engines.register("echo", open_echo)
+    engines.register("echo", open_echo)  # the same one twice is no clash
+    (tmp_path / "q.txt").write_text("abc\n")
+    words = ["respond", tmp_path / "q.txt", "-m", "any", "-o", tmp_path / "r.jsonl", "--max-new-tokens", 7, "--engine"]
+    done = CliRunner().invoke(main, [str(word) for word in [*words, "echo"]])
+    assert done.exit_code == 0, done.output
+    assert (opened[0].model, opened[0].config.max_new_tokens) == ("any", 7)
+    assert read_responses(tmp_path / "r.jsonl")[0].response.startswith("cba 0 ")
+    assert json.loads((tmp_path / "r.manifest.json").read_text())["engine"] == "echo"
+    done = CliRunner().invoke(main, [str(word) for word in [*words, "ecco"]])
+    assert done.exit_code == 1 and "there is no engine 'ecco'; expected one of transformers, vllm" in done.output
+    with pytest.raises(InputError, match="an engine 'vllm' already"):
+        engines.register("vllm", open_echo)
 
 
 def test_progress(backbone: Get, tmp_path: Path) -> None:

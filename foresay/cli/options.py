@@ -169,6 +169,7 @@ def options(config: type[Options]) -> Callable[[F], F]:
         for field in reversed(fields(config)):  # type: ignore[arg-type]
             is_flag = types[field.name] is bool
             command = click.option(
+                *(["-m"] if field.name == "backbone" else []),
                 "--" + field.name.replace("_", "-"),
                 cls=_ConfigOption,
                 is_flag=is_flag,

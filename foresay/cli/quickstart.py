@@ -18,6 +18,7 @@ from .running import calm_libraries, progress_bar
 )
 @click.option("-o", "--output", default="quickstart", show_default=True, type=HomePath(), help="Folder.")
 @click.option(
+    "-m",
     "--backbone",
     type=click.Choice(["smollm2", "nano"]),
     default="smollm2",

@@ -19,7 +19,7 @@ from .evaluate import EvaluateConfig
 from .options import DTYPES, DType, Options, Tracker
 from .read import DecodeConfig, LatentIndexConfig, LensConfig, ReportConfig, Storage
 from .recipes import RECIPES, recipe
-from .respond import EndpointConfig, EngineName, RespondConfig, VLLMConfig
+from .respond import EndpointConfig, RespondConfig, VLLMConfig
 from .search import AdoptConfig, IndexConfig
 from .teach import Of, TeachConfig, TeacherConfig, WhitenConfig
 from .train import (
@@ -36,7 +36,7 @@ from .train import (
 
 __all__ = [
     "DTYPES", "RECIPES", "AdoptConfig", "Alignment", "ClusterConfig", "DType", "DecodeConfig", "Documents",
-    "EndpointConfig", "EngineName", "EvaluateConfig", "FitConfig", "IndexConfig", "LatentIndexConfig", "LensConfig",
+    "EndpointConfig", "EvaluateConfig", "FitConfig", "IndexConfig", "LatentIndexConfig", "LensConfig",
     "Of", "Options", "Precision", "Reconstruct", "ReportConfig", "RespondConfig", "Select", "ShapeConfig", "Shards",
     "ShardsConfig", "Start", "Storage", "TeachConfig", "TeacherConfig", "Template", "Tracker", "TrainConfig",
     "VLLMConfig", "WhitenConfig", "recipe",

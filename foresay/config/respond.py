@@ -4,11 +4,9 @@ In: nothing. Out: `RespondConfig`, `EndpointConfig` for `--engine openai`, `VLLM
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from .options import Options, require
-
-EngineName = Literal["transformers", "vllm", "openai"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class RespondConfig(Options):
     max_query_tokens: Annotated[int, "Longer queries are refused (to the .rejected.jsonl file)."] = 2048
     retry_rejected: Annotated[bool, "Try the rows again that an earlier run has rejected."] = False
     engine: Annotated[
-        EngineName,
-        "Who answers: the transformers library or vLLM, here, or any OpenAI-compatible endpoint (--base-url).",
+        str,
+        "Who answers: transformers or vllm, here; openai, any endpoint that speaks its language (--base-url).",
     ] = "transformers"
     batch_size: Annotated[int, "Most queries answered side by side (by the endpoint: requests under way)."] = 64
     batch_tokens: Annotated[

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from ..config import EndpointConfig, RespondConfig, VLLMConfig
 from ..data.responses import Finish
@@ -100,12 +100,28 @@ class EngineOptions:
     vllm: VLLMConfig = VLLMConfig()
 
 
-ENGINES: dict[str, str] = {
+Opener = Callable[[EngineOptions], Engine]
+_ENGINES: dict[str, str | Opener] = {
     "transformers": "foresay.engines.transformers:open_engine",
     "vllm": "foresay.engines.vllm:open_engine",
     "openai": "foresay.engines.openai:open_engine",
 }
-"""Where each engine's opener is: a function of `EngineOptions`. Add a line to add an engine."""
+"""What opens each engine; ours by the name of module and function, since they load only when asked for."""
+
+
+def register(name: str, opener: Opener) -> None:
+    """Makes an engine known by its name.
+
+    Args:
+        name: what `--engine` takes.
+        opener: opens the engine with the options of a run.
+
+    Raises:
+        InputError: if another engine has that name.
+    """
+    if _ENGINES.get(name, opener) is not opener:
+        raise InputError(f"there is an engine {name!r} already; give this one another name")
+    _ENGINES[name] = opener
 
 
 def open_engine(name: str, options: EngineOptions) -> Engine:
@@ -115,8 +131,10 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
         InputError: if there is no such engine, or what it needs is not installed.
         BackboneError: if the model cannot be loaded.
     """
-    if name not in ENGINES:
-        raise InputError(f"there is no engine {name!r}; expected one of {', '.join(ENGINES)}")
-    module, _, function = ENGINES[name].partition(":")
-    opener: Callable[[EngineOptions], Engine] = getattr(import_module(module), function)
+    if name not in _ENGINES:
+        raise InputError(f"there is no engine {name!r}; expected one of {', '.join(_ENGINES)}")
+    opener = _ENGINES[name]
+    if isinstance(opener, str):
+        module, _, function = opener.partition(":")
+        opener = cast(Opener, getattr(import_module(module), function))
     return opener(options)
