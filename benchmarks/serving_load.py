@@ -101,7 +101,7 @@ def measure(seconds: float, clients: int) -> dict[str, Any]:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
-                memory.append((time.monotonic() - start, process.memory_info().rss / 2**20))
+                memory.append((round(time.monotonic() - start, 1), round(process.memory_info().rss / 2**20)))
                 time.sleep(0.5)
             took = time.monotonic() - start
         after = in_process(encoder, texts, seconds / 4)
@@ -155,7 +155,7 @@ def main() -> None:
     given = parser.parse_args()
     found = measure(given.seconds, given.clients)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "serving_load.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "serving_load.json").write_text(json.dumps(found) + "\n")
     plot(found, RESULTS / "serving_load.png")
     print(json.dumps({name: value for name, value in found.items() if name != "memory_mib"}, indent=1))  # noqa: T201
 
