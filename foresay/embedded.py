@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .backbone import check_texts
 from .batching import Progress
-from .errors import InputError
+from .errors import BackboneError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,22 @@ def finish(vectors: Array, lengths: Sequence[int], ask: Ask) -> Array:
     if ask.normalize:
         vectors = unit(vectors)
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def check_finite(made: Embedded, texts: Sequence[str] = ()) -> Embedded:
+    """The vectors, if all of them are numbers; a model that overflows its dtype gives NaN, without a word of its own.
+
+    Raises:
+        BackboneError: if not; names the first text.
+    """
+    bad = np.flatnonzero(~np.isfinite(made.vectors).all(axis=1)).tolist()
+    if bad:
+        first = f", first {texts[bad[0]][:60]!r}" if texts else f", first number {bad[0]}"
+        raise BackboneError(
+            f"the vectors of {len(bad)} of {len(made.vectors)} texts are not finite{first}: float16 overflows first, "
+            "so load the language model, or the teacher, in bfloat16 or float32"
+        )
+    return made
 
 
 def unit(vectors: Array) -> Array:

@@ -106,6 +106,7 @@ class EncodeMethods:
         Raises:
             InputError: for texts that are not strings, unknown prompts, other lengths, keywords that cannot be
                 honoured, and cut texts on request.
+            BackboneError: if a vector is not finite, as where a model overflows float16.
         """
         refuse_keywords(
             device,

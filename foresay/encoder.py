@@ -19,7 +19,7 @@ from .backbone import Backbone
 from .checkpoints.load import load
 from .decode_methods import DecodeMethods
 from .document_teacher import DocumentSide, DocumentTeacher
-from .embedded import Array, Ask, Embedded, OnCut, finish, texts_of
+from .embedded import Array, Ask, Embedded, OnCut, check_finite, finish, texts_of
 from .encode_methods import EncodeMethods, is_document
 from .errors import InputError
 from .model import Model
@@ -166,6 +166,10 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
 
         Returns:
             vectors (texts, dim), one row even for a single string, and what became of each text.
+
+        Raises:
+            InputError: as `encode`.
+            BackboneError: if a vector is not finite.
         """
         ask, checked = ask or Ask(), texts_of(texts)
         before = self._prompt(prompt, prompt_name)
@@ -174,9 +178,10 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
             if ask.soft_prompts is not None:
                 raise InputError(f"documents are embedded by {self.document_teacher.name}, which has no soft prompts")
             made = self._documents.embed(checked, ask)
-            return replace(made, vectors=finish(made.vectors, self._lengths, ask))
+            return check_finite(replace(made, vectors=finish(made.vectors, self._lengths, ask)), checked)
         ids = self.model.backbone.tokenize([before + text for text in checked])
-        return self._weigh(checked, ids, ask) if self.query_weight else self._embed_rows(ids, ask)
+        made = self._weigh(checked, ids, ask) if self.query_weight else self._embed_rows(ids, ask)
+        return check_finite(made, checked)
 
     def embed_ids(self, ids: Sequence[Sequence[int]], *, ask: Ask | None = None) -> Embedded:
         """`embed` for texts that are token ids of the backbone's tokenizer already, prompt included.
@@ -185,6 +190,7 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
 
         Raises:
             InputError: for an id that no text can hold.
+            BackboneError: if a vector is not finite.
         """
         if self.query_weight:
             raise InputError(
@@ -199,7 +205,7 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
                 raise InputError(
                     f"row {i} holds the token id {wrong[0]!r}; expected whole numbers from 0 to {most - 1}"
                 )
-        return self._embed_rows(rows, ask or Ask())
+        return check_finite(self._embed_rows(rows, ask or Ask()))
 
     def tokenize(
         self, texts: str | Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None

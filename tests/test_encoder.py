@@ -10,7 +10,7 @@ import torch
 from foresay.backbone import Backbone
 from foresay.config import DecodeConfig
 from foresay.encoder import Encoder
-from foresay.errors import ForesayError, InputError
+from foresay.errors import BackboneError, ForesayError, InputError
 from foresay.model import Model
 
 from .conftest import FAMILIES, SENTENCES
@@ -34,6 +34,17 @@ def test_alone_equals_batch_through_the_prompt_cache(backbone: Get, family: str)
     np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-5)
     assert together.dtype == np.float32
     assert together.shape == (7, 8)
+
+
+def test_vectors_that_are_not_finite(backbone: Get) -> None:
+    """A model that overflows its dtype says nothing of it; the encoder does, and names the first text."""
+    encoder = make(backbone("qwen3"))
+    encoder.model.special_tokens.data[0] = torch.inf
+    for run in (encoder.encode, encoder.encode_query, encoder.encode_document):
+        with pytest.raises(BackboneError, match="vectors of 2 of 2 texts are not finite, first 'a fox': float16"):
+            run(["a fox", "a crow"])
+    with pytest.raises(BackboneError, match="first number 0"):
+        encoder.embed_ids([[5, 6]])
 
 
 def test_prompts(backbone: Get) -> None:

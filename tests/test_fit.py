@@ -85,6 +85,17 @@ def test_many_layers_are_reduced(backbone: Get, monkeypatch: pytest.MonkeyPatch)
     assert errors[0] < errors[2] < np.square(targets - targets.mean(0)).mean()
 
 
+def test_numbers_that_are_none(backbone: Get, tmp_path: Path) -> None:
+    """One NaN would go into every number of the maps."""
+    encoder, targets = made(backbone("qwen3"))
+    targets[7, 2] = np.nan
+    with pytest.raises(InputError, match="the targets are not finite for 1 of 20 rows; make them again"):
+        ridge.closed_form(encoder, of(targets), np.arange(len(TEXTS)), NONE)
+    encoder.model.special_tokens.data[1] = torch.inf
+    with pytest.raises(InputError, match="the states of .* are not finite for 20 of 20 rows; take --dtype"):
+        ridge.closed_form(encoder, of(targets), np.arange(len(TEXTS)), NONE)
+
+
 def test_held_out_rows_choose_the_penalty(backbone: Get) -> None:
     """The one whose map comes nearest to the held-out targets."""
     encoder, targets = made(backbone("qwen3"))

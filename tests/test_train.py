@@ -351,6 +351,32 @@ def test_a_stop_out_of_turn_changes_nothing(backbone: Get, tmp_path: Path) -> No
     assert [sorted(json.loads(line)) for line in logs[0]] == [sorted(json.loads(line)) for line in logs[1]]
 
 
+def test_a_gradient_that_is_not_finite(backbone: Get, tmp_path: Path) -> None:
+    """The run ends before the weights are lost, and what it has saved is whole: here two steps of four."""
+    made = pairs()
+    train(made, backbone("qwen3"), tmp_path / "whole", small(steps=2, evaluate_every=2, start="random", held_out=0))
+    before = load_file(tmp_path / "whole" / "foresay.safetensors")
+    spoilt = np.array(made.targets)
+    seen: list[Event] = []
+
+    def spoil(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, Step) and event.step == 2:
+            spoilt[:] = np.nan
+
+    config = small(steps=4, evaluate_every=2, start="random", held_out=0, warmup_steps=0)
+    with pytest.raises(InputError, match="the gradient norm is nan, .* saved so far are whole"):
+        train(
+            Pairs(made.queries, made.responses, spoilt, made.origin), backbone("qwen3"), tmp_path / "run", config, spoil
+        )
+    assert len(seen) == 2
+    (state,) = (tmp_path / "run" / "training").glob("step-*")
+    assert state.name == "step-000002"
+    saved = [load_file(path) for path in state.glob("*.safetensors")]
+    assert before.keys() <= {name for tensors in saved for name in tensors}
+    assert all(torch.isfinite(tensor).all() for tensors in saved for tensor in tensors.values())
+
+
 def test_rates(backbone: Get, tmp_path: Path) -> None:
     """Adam's first step has the size of the rate: tokens may have their own, a map of three parts takes a third."""
     config = small(

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..data.pairs import Pairs
 from ..encoder import Encoder
+from ..errors import InputError
 from ..model import Model
 from ..readouts import gather
 from .metrics import Read, Report
@@ -156,8 +157,17 @@ def _read(encoder: Encoder, pairs: Pairs, chosen: NDArray[np.int64], features_of
 
     model.run(rows, take, [features, states])
     wanted = torch.from_numpy(np.array(pairs.targets[chosen], np.float32)).to(backbone.device)
+    _check_finite(features, f"states of {backbone.name}", "take --dtype bfloat16 or float32 (float16 overflows first)")
+    _check_finite(wanted, "targets", "make them again with foresay teach")
     answers = [[*ids, backbone.end_id] for ids in backbone.tokenize([pairs.responses[i] for i in chosen])]
     return _Block(features, model.to_own_axes(wanted), Sample(states, backbone.tokenize(texts), answers))
+
+
+def _check_finite(rows: Tensor, what: str, repair: str) -> None:
+    """InputError for NaN and the like, which would go into every number of the maps."""
+    bad = int((~rows.isfinite().all(dim=1)).sum())
+    if bad:
+        raise InputError(f"the {what} are not finite for {bad} of {len(rows)} rows; {repair}")
 
 
 @torch.no_grad()

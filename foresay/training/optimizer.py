@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 FILE = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -60,8 +62,16 @@ class Optimizer:
 
         Returns:
             the gradient norm before it was clipped; a `clip_norm` of 0 does not clip.
+
+        Raises:
+            InputError: if the gradient is not finite; the weights are as they were.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), clip_norm or float("inf"))
+        if not torch.isfinite(norm):
+            raise InputError(
+                f"the gradient norm is {float(norm)}, which would spoil every weight; the states saved so far are "
+                "whole. Train in another -o with --dtype bfloat16 or float32 (float16 overflows first) or a lower rate"
+            )
         for group in self.adam.param_groups:
             group["lr"] = share * group["peak"]
         self.adam.step()
