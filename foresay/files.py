@@ -22,12 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .errors import DataError
-from .outputs import replacing, writing
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; not to start two writers is up to the user there
-    fcntl = None  # type: ignore[assignment]
+from .outputs import hold, replacing, writing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +41,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
         try:
-            self._lock()
+            hold(self._file, self.path)
             self._repair()
         except BaseException:
             self._file.close()
@@ -104,16 +99,6 @@ class Journal:
             raise
         return list(accumulate(map(len, lines[:-1]), initial=start)) if lines else []
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is writing {self.path}; wait for it, or use another -o") from None
-        except OSError as error:  # some network file systems cannot lock
-            logger.warning("cannot lock %s (%s): make sure that nothing else writes to it", self.path, error)
-
     def _repair(self) -> None:
         if not len(self):
             return
@@ -166,15 +151,7 @@ def locked(path: Path) -> Iterator[None]:
         DataError: if another process holds it.
     """
     with writing(path), path.open("a+b") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(
-                    f"another process is writing {path.parent}; wait for it, or use another place"
-                ) from None
-            except OSError as error:  # some network file systems cannot lock
-                logger.warning("cannot lock %s (%s): make sure that nothing else writes there", path, error)
+        hold(file, path.parent)
         yield
 
 

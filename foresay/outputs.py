@@ -6,6 +6,7 @@ another kind and a folder of the user's are refused before anything is touched.
 """
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -13,8 +14,16 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from .errors import DataError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; not to start two writers is up to the user there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 _FULL = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -151,20 +160,46 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def hold(file: IO[bytes], what: Path) -> None:
+    """Locks an open file until it is closed, or its process ends, however it ends.
+
+    Raises:
+        DataError: if another process holds it; names `what` it is writing.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"another process is writing {what}; wait for it, or use another -o") from None
+    except OSError as error:  # some network file systems cannot lock
+        logger.warning("cannot lock %s (%s): make sure that nothing else writes there", what, error)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write instead of `path`, which it replaces in one move; after an error nothing has changed."""
+    """A file to write instead of `path`, which it replaces in one move; after an error nothing has changed.
+
+    Raises:
+        DataError: if it cannot be written, or another process is writing it.
+    """
     part = path.with_name(path.name + ".tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            sync(part)
-            os.replace(part, path)
-            sync(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = part.open("ab")
+    with lock:
+        hold(lock, path)
+        if fcntl is None:
+            lock.close()  # Windows moves no file that is open
+        try:
+            with writing(path):
+                yield part
+                sync(part)
+                os.replace(part, path)
+                sync(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def sync(path: Path) -> None:

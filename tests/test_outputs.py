@@ -77,6 +77,20 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == "before"
 
 
+def test_two_that_write_one_file(tmp_path: Path) -> None:
+    """The second is refused, and does not touch what the first is writing; afterwards it may."""
+    path = tmp_path / "v.npy"
+    with replacing(path) as part:
+        part.write_text("first")
+        with pytest.raises(DataError, match="another process is writing .*v.npy"), replacing(path):
+            pytest.fail("both write")
+        assert part.read_text() == "first"
+    assert path.read_text() == "first"
+    with replacing(path) as part:
+        part.write_text("second")
+    assert path.read_text() == "second" and [one.name for one in tmp_path.iterdir()] == ["v.npy"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
