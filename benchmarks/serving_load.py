@@ -3,7 +3,9 @@
 In: how long. Out: a JSON file and a plot of the server's memory in `results/`: requests, failures, the largest
 difference to `Encoder`, p50/p95/p99 of the seconds a request takes, and texts a second, also of `encode` in process.
 Be careful: server, clients and whatever else runs share the machine, so only the ratio of the two speeds means
-something. The speed in process is measured before and after, to show how much the machine itself wavers.
+something. The speed in process is measured before and after, to show how much the machine itself wavers. Where the
+clients need the server's cores, `share_of_processor_time` says what the server itself adds: the processor time of
+a text in process over that of a text served.
 """
 
 import argparse
@@ -70,13 +72,13 @@ def client(port: int, texts: list[str], wanted: Any, end: float, tally: Tally, s
     connection.close()
 
 
-def in_process(encoder: Encoder, texts: list[str], seconds: float) -> float:
-    """Texts a second of `encode_query`, called as often as fits."""
-    start, done = time.monotonic(), 0
+def in_process(encoder: Encoder, texts: list[str], seconds: float) -> tuple[float, float]:
+    """Texts a second of `encode_query`, called as often as fits, and its seconds of processor time a text."""
+    start, spent, done = time.monotonic(), time.process_time(), 0
     while time.monotonic() - start < seconds:
         encoder.encode_query(texts, on_cut="ignore")
         done += len(texts)
-    return done / (time.monotonic() - start)
+    return done / (time.monotonic() - start), (time.process_time() - spent) / done
 
 
 def measure(seconds: float, clients: int) -> dict[str, Any]:
@@ -88,11 +90,11 @@ def measure(seconds: float, clients: int) -> dict[str, Any]:
         folder = Path(home) / "nano-random"
         encoder = serving_bench.make_checkpoint(folder)
         wanted = encoder.encode_query(texts, on_cut="ignore")
-        before = in_process(encoder, texts, seconds / 4)
+        before, cost_before = in_process(encoder, texts, seconds / 4)
         with serving_bench.server(checkpoint=folder) as url:
             port = int(url.rpartition(":")[2])
             process = _listener(port)
-            tally, memory = Tally(), []
+            tally, memory, idle = Tally(), [], process.cpu_times()
             end = time.monotonic() + seconds
             start = time.monotonic()
             threads = [
@@ -103,9 +105,10 @@ def measure(seconds: float, clients: int) -> dict[str, Any]:
             while any(thread.is_alive() for thread in threads):
                 memory.append((round(time.monotonic() - start, 1), round(process.memory_info().rss / 2**20)))
                 time.sleep(0.5)
-            took = time.monotonic() - start
-        after = in_process(encoder, texts, seconds / 4)
+            took, busy = time.monotonic() - start, process.cpu_times()
+        after, cost_after = in_process(encoder, texts, seconds / 4)
     speed = tally.texts / took
+    served = (busy.user + busy.system - idle.user - idle.system) / max(1, tally.texts)
     p50, p95, p99 = np.percentile(tally.seconds, (50, 95, 99)).tolist()
     return {
         "seconds": took,
@@ -122,6 +125,7 @@ def measure(seconds: float, clients: int) -> dict[str, Any]:
         "in_process_before": before,
         "in_process_after": after,
         "share_of_in_process": speed / ((before + after) / 2),
+        "share_of_processor_time": (cost_before + cost_after) / 2 / served,
         "memory_mib": memory,
     }
 

@@ -166,6 +166,8 @@ def test_bodies_are_bounded_whatever_they_announce(server: Running) -> None:
         except OSError:
             pass  # it has heard enough
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    while_sending = server.post("/v1/embeddings", {"input": "word " * 4_000_000})  # 20 MB: no socket buffers that much
+    assert (while_sending.status, while_sending.code) == (413, "body_too_large")
     assert server.post("/v1/embeddings", {"input": ["word " * 300] * 12}).code == "too_many_tokens"
     assert server.post("/v1/embeddings", {"input": "x"}).status == 200
 

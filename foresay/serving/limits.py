@@ -12,6 +12,10 @@ from .engine.jobs import Gone
 from .errors import ApiError
 from .metrics import Metrics
 
+TOO_LARGE = 413
+_LINGER = 64 << 20
+"""Most bytes that are read of a body that is too large, before the client is told so all the same."""
+
 
 class Limits:
     """An ASGI application inside limits."""
@@ -38,19 +42,41 @@ class Limits:
         if self.in_progress >= self.max_requests:
             self.metrics.refused.labels("requests").inc()
             raise ApiError(429, f"{self.in_progress} requests are in progress", "too_many_requests", headers=_SOON)
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.max_body:
-            raise self._too_large()
+        headers = dict(scope["headers"])
+        announced = headers.get(b"content-length", b"0")
+        size = int(announced) if announced.isdigit() else 0
+        waits = b"expect" in headers or size > self.max_body + _LINGER  # or would send for too long
         body = _Body(self, receive)
         self.in_progress += 1
         try:
-            await self.app(scope, body.receive, self._timed(scope, send, body))
+            if size > self.max_body:
+                body.error = self._too_large()
+            else:
+                await self.app(scope, body.receive, self._timed(scope, send, body))
+            if isinstance(body.error, ApiError) and body.error.status == TOO_LARGE and not waits:
+                await self._hear_out(receive)
         except _Stalled:
             raise Gone("the client does not read") from None
         finally:
             self.in_progress -= 1
         if body.error is not None:
             raise body.error
+
+    async def _hear_out(self, receive: Receive) -> None:
+        """Reads the rest of a body that is too large, and forgets it.
+
+        A client that is still sending when the connection closes sees a reset in place of the answer.
+        """
+        heard = 0
+        try:
+            async with asyncio.timeout(self.patience):
+                while heard < _LINGER:
+                    message = await receive()
+                    heard += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
 
     def note(self, message: Message, seen: int) -> None:
         """Looks at a piece of a body of which so many bytes have come.
@@ -72,7 +98,7 @@ class Limits:
     def _too_large(self) -> ApiError:
         self.metrics.refused.labels("body").inc()
         message = f"the body is larger than {self.max_body} bytes; send fewer texts at a time"
-        return ApiError(413, message, "body_too_large", headers=_CLOSE)
+        return ApiError(TOO_LARGE, message, "body_too_large", headers=_CLOSE)
 
     def _timed(self, scope: Scope, send: Send, body: "_Body") -> Send:
         async def limited(message: Message) -> None:
