@@ -55,7 +55,7 @@ _HOMES = {
     "adopt": "retrieval.adopt",
     "as_sentence_transformer": "integrations.sentence_transformers",
     "bundle": "checkpoints.bundle",
-    "encode_shards": "bulk",
+    "encode_shards": "bulk_encoding",
     "ShardsConfig": "config",
     "closed_form_teacher": "teachers.whiten",
     "convert": "checkpoints.convert",
@@ -88,7 +88,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
-    from .bulk import encode_shards as encode_shards
+    from .bulk_encoding import encode_shards as encode_shards
     from .checkpoints.bundle import bundle as bundle
     from .checkpoints.convert import convert as convert
     from .checkpoints.reweight import reweight as reweight

@@ -2,7 +2,7 @@
 
 In: a name that `sources.canonical` takes, or a model that is already loaded. Out: a `Backbone`, which also turns text
 into token ids (tokenizing.py).
-Be careful: loading a model ends in three short passes that check what the method relies on (checks.py).
+Be careful: loading a model ends in three short passes that check what the method relies on (backbone_checks.py).
 """
 
 import inspect
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from .checks import check
+from .backbone_checks import check
+from .backbone_loading import OWN_TOKENIZER, check_vocabulary, load_model, load_tokenizer
+from .backbone_sources import NANO, NANO_FOLDER, SMOLLM2, canonical, locate
 from .devices import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
 from .errors import BackboneError
-from .loading import OWN_TOKENIZER, check_vocabulary, load_model, load_tokenizer
-from .sources import NANO, NANO_FOLDER, SMOLLM2, canonical, locate
 from .tokenizing import RESERVED, Tokenizing, check_texts
 
 __all__ = [
@@ -182,7 +182,7 @@ class Backbone(Tokenizing):
     def logits(self, hidden: Tensor) -> Tensor:
         """The head on states after the final norm: (…, hidden) to (…, vocabulary).
 
-        Three families change their logits after the head; checks.py fails at load for a fourth.
+        Three families change their logits after the head; backbone_checks.py fails at load for a fourth.
         """
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         config = self.text_config

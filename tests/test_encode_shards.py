@@ -17,7 +17,7 @@ from pyarrow import parquet
 from sentence_transformers import quantize_embeddings
 
 from foresay.backbone import Backbone
-from foresay.bulk import EncodeWork, encode_shards
+from foresay.bulk_encoding import EncodeWork, encode_shards
 from foresay.checkpoints.save import save
 from foresay.cluster.processes import Processes, parse_devices
 from foresay.cluster.work import Done, Here, Piece

@@ -16,8 +16,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from foresay import backbone_sources as sources
 from foresay import gguf as ours
-from foresay import sources
 from foresay.backbone import Backbone
 from foresay.checkpoints.bundle import bundle
 from foresay.checkpoints.verify import verify

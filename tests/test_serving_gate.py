@@ -322,3 +322,9 @@ def test_checkpoints_come_and_go_while_the_server_runs(backbone: Get, checkpoint
         assert server.ask("DELETE", "/admin/checkpoints/new", headers=admin).status == 404
         assert server.ask("DELETE", "/admin/checkpoints/one", headers=admin).status == 400
         assert embed("one") == 200
+
+
+def test_a_port_that_is_none() -> None:
+    """Said before a model is loaded."""
+    with pytest.raises(InputError, match="port is 99999; expected at most 65535"):
+        ServeConfig(port=99_999)

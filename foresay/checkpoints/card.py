@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..backbone_sources import is_gguf
 from ..readouts import find
-from ..sources import is_gguf
 from .record import ALONE, Record, Training
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")

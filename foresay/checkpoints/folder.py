@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..backbone_sources import SMOLLM2
 from ..errors import CheckpointError
 from ..files import load_object, write_json
 from ..outputs import sync, writing
-from ..sources import SMOLLM2
 from .record import GOLDEN, RECORD, WEIGHTS, Record
 
 _OWN = ".foresay-files.json"

@@ -16,9 +16,9 @@ from typing import cast
 
 from safetensors.torch import save_file
 
+from ..backbone_sources import NANO, SMOLLM2
 from ..config import Template
 from ..encoder import Encoder
-from ..sources import NANO, SMOLLM2
 from .card import write_card
 from .environment import environment
 from .folder import appear, drafting

@@ -126,7 +126,7 @@ def _encode_shards(
         raise InputError("--shards takes a file of texts and -o FOLDER, and stores embeddings alone")
     check_output(output / "manifest.json")
     calm_libraries()
-    from ..bulk import EncodeWork, encode_shards
+    from ..bulk_encoding import EncodeWork, encode_shards
     from ..cluster.processes import Processes, parse_devices
     from ..cluster.work import Here, Pool
     from ..data.queries import read_queries

@@ -105,7 +105,7 @@ def fit(
     type=click.Choice(list(RECIPES)),
     default="default",
     show_default=True,
-    help="Defaults of the options below; those that are given stand.",
+    help="Defaults for the options below; an option that you give overrides them.",
 )
 @options(TrainConfig)
 def train(

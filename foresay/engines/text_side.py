@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
+from ..backbone_loading import load_tokenizer
+from ..backbone_sources import canonical, locate
 from ..errors import BackboneError
-from ..loading import load_tokenizer
-from ..sources import canonical, locate
 from ..tokenizing import Tokenizing
 
 

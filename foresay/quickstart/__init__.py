@@ -23,7 +23,7 @@ def quickstart(output: Path, device: str, bars: Bars, backbone: str = "smollm2")
         backbone: `smollm2`, or `nano`, which also stands in where the wheel of SmolLM2 is not installed.
     """
     if backbone == "smollm2":
-        from ..sources import locate
+        from ..backbone_sources import locate
 
         try:
             locate("smollm2")

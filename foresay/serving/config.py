@@ -65,6 +65,8 @@ class ServeConfig(Options):
         for name in ("timeout", "client_timeout"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected seconds above 0")
+        if self.port > 65_535:
+            raise InputError(f"port is {self.port}; expected at most 65535")
         if not 0.05 <= self.chat_share <= 0.95:
             raise InputError(f"chat_share is {self.chat_share}; expected 0.05 to 0.95, so that neither side starves")
         if self.max_request_tokens > self.queue_tokens:

@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from .backbone_sources import adapter_error
 from .errors import BackboneError
-from .sources import adapter_error
 
 logger = logging.getLogger(__name__)
 
