@@ -90,7 +90,8 @@ def test_large_vocabularies_are_read_in_parts(backbone: Get, monkeypatch: pytest
     """The same hits when only one text's distributions may exist at a time."""
     encoder = make(backbone("qwen3"))
     whole = lens(encoder, SENTENCES)
-    monkeypatch.setattr("foresay.reading.logit_lens.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("foresay.reading.logit_lens.LOGITS_AT_ONCE", 1 << 13)
+    monkeypatch.setattr("foresay.reading.logit_lens.CHANCES_AT_ONCE", 1)
     for one, other in zip(whole, lens(encoder, SENTENCES), strict=True):
         assert [hit.text for hit in one.merged[0]] == [hit.text for hit in other.merged[0]]
 
