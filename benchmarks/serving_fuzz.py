@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
@@ -24,6 +25,8 @@ from schemathesis.specs.openapi.checks import (
 
 import serving_bench
 
+PATIENCE = 120
+"""Seconds an answer may take: some ask for many long texts, and the machine may be busy."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -72,7 +75,13 @@ def _run(strategy: Any, calls: int, seed: int, statuses: Counter[int], failures:
     def call(case: Any) -> None:  # noqa: ANN401
         if time.monotonic() > end:
             return
-        answer = case.call()
+        try:
+            answer = case.call(timeout=PATIENCE)
+        except requests.exceptions.RequestException as error:  # the next calls are made all the same
+            failures.append(
+                f"{case.method} {case.path} {case.body!r}"[:500] + f" -> {type(error).__name__}: {error}"[:400]
+            )
+            return
         statuses[answer.status_code] += 1
         try:
             case.validate_response(answer, checks=CHECKS)
