@@ -21,6 +21,7 @@ from foresay.model import Model
 from foresay.retrieval.chunks import Chunker
 from foresay.retrieval.documents import Document, Hit, Reject, read_documents
 from foresay.retrieval.ranking import fuse
+from foresay.retrieval.store import Store
 from foresay.retrieval.trec import write_run
 
 from .conftest import SENTENCES
@@ -214,13 +215,36 @@ def test_reading_documents(tmp_path: Path) -> None:
 def test_one_graph_for_all_rows_of_an_add(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vector index is built when all rows are there: one built on the way would become a graph for each tidying."""
     monkeypatch.setattr("foresay.retrieval.index.BLOCK", 8)
-    monkeypatch.setattr("foresay.retrieval.index.TIDY", 1)
+    monkeypatch.setattr("foresay.retrieval.rewriting.BLOCK", 8)
+    monkeypatch.setattr("foresay.retrieval.rewriting.TIDY", 1)
     index = Index.create(tmp_path / "index", encoder, IndexConfig(ann_rows=16))
     index.add(some())
     table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
     stats = table.index_stats("vector_idx")
     assert (stats.num_indices, stats.num_indexed_rows) == (1, 40)
     assert index.recall() == 1
+
+
+def test_a_growing_table_is_written_again_a_few_times_only(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files are joined as the table grows by half: what is written grows with the rows, not with their square."""
+    for place in ("index", "rewriting"):
+        monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", 4)
+    monkeypatch.setattr("foresay.retrieval.rewriting.TIDY", 1)
+    tidy, sizes = Store.tidy, list[int]()
+
+    def noting(store: Store, ann_rows: int = 0) -> None:
+        sizes.append(store.count())
+        tidy(store, ann_rows)
+
+    monkeypatch.setattr(Store, "tidy", noting)
+    index = Index.create(tmp_path / "index", encoder)
+    index.add(some(200))
+    assert 5 < len(sizes) < 15 and sum(sizes) < 4 * 200
+    sizes.clear()
+    index.add([Document("one", "more")])
+    assert sizes == [201]
 
 
 def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from .documents import Document, Hit, checked
 from .numbers import blocks, number
 from .parts import Maker, Part, keeping_in
 from .pointer import LOCK, check_free, clear, read_pointer, write_pointer
-from .rewriting import BLOCK, TIDY, next_table, sweep
+from .rewriting import BLOCK, Pace, next_table, sweep
 from .searching import Searcher
 from .space import check, cosines, describe
 from .states import embed_states, soft_prompts
@@ -132,7 +132,8 @@ class Index(Searcher):
         with locked(self.path / LOCK):
             store = self._sole()
             there = {number(name): number(digest) for name, digest in store.digests()}
-            for count, block in enumerate(blocks(items, BLOCK), 1):
+            pace = Pace(len(there))
+            for block in blocks(items, BLOCK):
                 latest = {item.id: checked(item) for item in block}
                 todo = [item for item in latest.values() if there.get(number(item.id)) != number(item.digest())]
                 fresh = [item for item in todo if number(item.id) not in there]
@@ -142,7 +143,7 @@ class Index(Searcher):
                         write(self._maker.rows(_parts(chosen, chunker), store.about()))
                 there |= {number(item.id): number(item.digest()) for item in todo}
                 new, changed, kept = new + len(fresh), changed + len(stale), kept + len(block) - len(todo)
-                if count % TIDY == 0:
+                if pace.is_due(len(todo)):
                     store.tidy()
                 if progress:
                     progress(new + changed + kept, None, "")
