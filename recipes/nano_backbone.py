@@ -25,7 +25,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from foresay.backbone import NANO_FOLDER
 from foresay.data.queries import Query, read_queries
 from foresay.data.responses import read_responses
-from foresay.files import check_output, read_json, write_json
+from foresay.files import read_json, write_json
+from foresay.outputs import check_output
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPARE = 32
