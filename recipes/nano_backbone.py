@@ -121,7 +121,7 @@ class Run:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(input_ids=batch, use_cache=False).logits[:, :-1]
         loss = functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:
@@ -182,7 +182,7 @@ def make(texts: Path, pairs: Path, output: Path, shape: Shape) -> float:
     tokenizer = make_tokenizer([*plain, *(text for row in rows for text in row)], shape.vocabulary)
     turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": r}] for q, r in rows]
     chats = tokenizer.apply_chat_template(turns, tokenize=False)
-    parts = [packed(tokenizer, some, shape) for some in ([text + END for text in plain], chats)]
+    parts = packed(tokenizer, [text + END for text in plain], shape), packed(tokenizer, chats, shape)
     run = Run(make_model(shape, tokenizer), parts, shape)
     run.load(output)
     losses: list[float] = []
