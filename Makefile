@@ -78,7 +78,7 @@ test-versions: .venv-lowest/installed .venv-newest/installed
 
 .venv-lowest/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-lowest
-	grep -vE '^(transformers|sentence-transformers)==' constraints.txt > .venv-lowest/constraints.txt
+	grep -vE '^(transformers|sentence-transformers|huggingface_hub)==' constraints.txt > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt \
 		transformers==5.23.0 sentence-transformers==6.0.0 -e '.[develop]'
 	@touch $@
