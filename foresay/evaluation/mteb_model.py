@@ -102,7 +102,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
         Args:
             name: row of the table.
             embedder: a checkpoint's `Encoder`, here or with a pool's workers, or anything that embeds.
-            vectors: folder to keep vectors in; what a pool makes is always kept.
+            vectors: folder to keep vectors in.
             task_prompts: whether tasks may have prompts of their own.
         """
         self.remote: RemoteEncoder | None = None
