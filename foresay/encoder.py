@@ -23,14 +23,13 @@ from .embedded import Array, Ask, Embedded, OnCut, check_finite, finish, texts_o
 from .encode_methods import EncodeMethods, is_document
 from .errors import InputError
 from .model import Model
+from .prompts import some_names
 from .taught_methods import TaughtMethods, check_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_SHOWN = 8
-"""Names of prompts in a message; a checkpoint may have hundreds."""
 __all__ = ["Array", "DocumentTeacher", "Embedded", "Encoder", "OnCut"]
 
 
@@ -250,9 +249,8 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
         if prompt is not None and prompt_name is not None:
             raise InputError("give either prompt or prompt_name, not both")
         if prompt_name is not None and prompt_name not in self.prompts:
-            known = sorted(self.prompts, key=lambda name: (len(name), name))
-            more = f" and {len(known) - _SHOWN} more, see encoder.prompts" if len(known) > _SHOWN else ""
-            raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {', '.join(known[:_SHOWN])}{more}")
+            known = some_names(self.prompts, "encoder.prompts")
+            raise InputError(f"no prompt named {prompt_name!r}; this checkpoint has {known}")
         return prompt if prompt is not None else self.prompts.get(prompt_name or "", "")
 
     def _framed(self, ids: Sequence[Sequence[int]], ask: Ask) -> tuple[list[list[int]], list[int]]:

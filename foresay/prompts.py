@@ -6,6 +6,10 @@ Saved among a checkpoint's prompts, they make `mteb run` on the plain sentence-t
 that would fit; instructions for other embedders ask for a search.
 """
 
+from collections.abc import Mapping
+
+_SHOWN = 8
+"""Names of prompts in a message."""
 DOCUMENT = "Summarize the following passage: "
 _QUESTION = "Summarize the question that is asked here: "
 _THREAD = "Write a forum post about the same problem as this one: "
@@ -77,3 +81,10 @@ EVALUATION: dict[str, str] = {
     **_TEXTS,
 }
 """Prompts of MTEB(eng, v2) and BRIGHT, by mteb's names; `dict(EVALUATION)` belongs into a checkpoint's prompts."""
+
+
+def some_names(prompts: Mapping[str, str], where: str) -> str:
+    """Names of prompts for a message, the shortest first; a checkpoint may have hundreds, and `where` has them all."""
+    names = sorted(prompts, key=lambda name: (len(name), name))
+    more = f" and {len(names) - _SHOWN} more, see {where}" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

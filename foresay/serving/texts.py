@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backbone import check_texts
 from ..errors import InputError
+from ..prompts import some_names
 from .checkpoints import Served
 from .engine.lanes import Lane
 from .errors import ApiError
@@ -23,9 +24,6 @@ _SIDES = {
     "passage": "document",
     "retrieval.passage": "document",
 }
-
-_SHOWN = 8
-"""Prompts that an error names: a checkpoint that mteb's tasks were measured on has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,7 @@ def prompt_of(served: Served, input_type: str | None, prompt_name: str | None, s
         raise ApiError(400, f"{' and '.join(asked)} contradict each other; say it once", "invalid_value")
     name = asked[0] if asked else "query"
     if name not in served.encoder.prompts:
-        known = ", ".join(sorted(served.encoder.prompts, key=lambda one: (len(one), one))[:_SHOWN])
-        more = len(served.encoder.prompts) - _SHOWN
-        known += f" and {more} more, which /v1/models lists" if more > 0 else ""
+        known = some_names(served.encoder.prompts, "/v1/models")
         param = "prompt_name" if prompt_name else "input_type"
         raise ApiError(400, f"{served.name} has no prompt named {name!r}; it has {known}", "invalid_value", param=param)
     return name
