@@ -53,7 +53,8 @@ class Limits:
                 body.error = self._too_large()
             else:
                 await self.app(scope, body.receive, self._timed(scope, send, body))
-            if isinstance(body.error, ApiError) and body.error.status == TOO_LARGE and not waits:
+            too_large = isinstance(body.error, ApiError) and body.error.status == TOO_LARGE
+            if too_large and not waits and not body.whole:
                 await self._hear_out(receive)
         except _Stalled:
             raise Gone("the client does not read") from None
@@ -132,16 +133,18 @@ class _Body:
 
     def __init__(self, limits: Limits, receive: Receive) -> None:
         self._limits, self._receive = limits, receive
-        self._seen, self._whole = 0, False
+        self._seen = 0
+        self.whole = False
         self.error: Exception | None = None
 
     async def receive(self) -> Message:
         """The next piece; once the body is whole, the client's leaving."""
-        if self._whole:
+        if self.whole:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._limits.patience)
             self._seen += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
             self._limits.note(message, self._seen)
         except TimeoutError:
             self.error = self._limits.too_slow()
@@ -149,7 +152,6 @@ class _Body:
             self.error = error
         if self.error is not None:
             raise self.error
-        self._whole = not message.get("more_body", False)
         return message
 
 
