@@ -1,21 +1,27 @@
 """Keys, limits, health, metrics, logs, admin routes: what keeps a server in one piece, and others out of it."""
 
+import asyncio
 import json
 import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from foresay.backbone import Backbone
 from foresay.errors import InputError
 from foresay.serving.auth import Keys, read_keys
 from foresay.serving.config import ServeConfig
+from foresay.serving.errors import ApiError
+from foresay.serving.limits import Limits
 from foresay.serving.logs import JsonLines
+from foresay.serving.metrics import Metrics
 from foresay.serving.serve import serve
 
 from .serving import Running, make_checkpoint, running
@@ -170,6 +176,37 @@ def test_bodies_are_bounded_whatever_they_announce(server: Running) -> None:
     assert (while_sending.status, while_sending.code) == (413, "body_too_large")
     assert server.post("/v1/embeddings", {"input": ["word " * 300] * 12}).code == "too_many_tokens"
     assert server.post("/v1/embeddings", {"input": "x"}).status == 200
+
+
+@pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 3, b"x" * 9], [b"x" * 9, b"x" * 3]])
+def test_a_body_that_is_too_large_is_answered_once_it_has_been_heard(pieces: list[bytes]) -> None:
+    """Whatever its pieces are, the one that is too much can be the last; nothing is waited for after that."""
+    waiting: list[Message] = [
+        {"type": "http.request", "body": piece, "more_body": more > 1}
+        for piece, more in zip(pieces, range(len(pieces), 0, -1), strict=True)
+    ]
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()  # for ever
+        return waiting.pop(0)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ApiError):  # a framework answers whatever goes wrong while it reads
+            while (await receive())["more_body"]:
+                pass
+
+    async def send(message: Message) -> None:
+        raise AssertionError("the answer is the gate's to give")
+
+    async def ask() -> None:
+        limits = Limits(app, Metrics(), max_body=8, max_requests=1, patience=60)
+        scope = {"type": "http", "path": "/v1/embeddings", "headers": []}
+        with pytest.raises(ApiError) as refused:
+            await asyncio.wait_for(limits(scope, receive, send), 20)
+        assert refused.value.status == 413 and not waiting
+
+    asyncio.run(ask())
 
 
 def test_a_full_queue_refuses_with_the_time_to_wait(server: Running) -> None:
