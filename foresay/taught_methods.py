@@ -50,7 +50,7 @@ class TaughtMethods:
         if teacher is None and self.query_weight:
             raise InputError(
                 f"a teacher gives the query's own part of these embeddings (a share of {self.query_weight:g}), so one "
-                "is needed; take with_query_weight(0) first, or foresay reweight CHECKPOINT --query-weight 0"
+                "is needed; take with_query_weight(0) first, or foresay reweight CHECKPOINT --inference-query-weight 0"
             )
         if teacher is not None and teacher.dim != self.model.dim:
             raise InputError(

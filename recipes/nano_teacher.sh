@@ -13,7 +13,7 @@
 set -eu
 texts=$1 output=$2 seed=${3:-0}
 
-foresay teacher nano "$texts" -o "$output" --device cpu --dtype float32 --save-every 50 \
+foresay teacher "$texts" -m nano -o "$output" --device cpu --dtype float32 --save-every 50 \
     --mntp-steps 300 --mntp-batch-size 16 --mntp-max-tokens 64 --mntp-learning-rate 1e-3 \
     --simcse-steps 200 --simcse-batch-size 32 --simcse-max-tokens 32 --simcse-learning-rate 2e-4 --seed "$seed"
 

@@ -408,13 +408,11 @@ def test_the_command(folder: Callable[[str], Path], tmp_path: Path) -> None:
 
     made = run("adopt", tmp_path / "taught", source, "-o", tmp_path / "index")
     assert f"{COUNT} rows; 60 stored texts embedded again have a median cosine of 1.0000" in made
-    found = json.loads(run("search", tmp_path / "index", "measles", "-c", tmp_path / "taught", "--json", "--top", 3))
+    found = json.loads(run("search", tmp_path / "taught", tmp_path / "index", "measles", "--json", "--top", 3))
     encoder = Encoder.from_pretrained(tmp_path / "taught", backbone=backbone)
     cosines = unit(vectors) @ unit(encoder.encode_query("measles"))
     assert [hit["id"] for hit in found["hits"]] == [DOCUMENTS[i].id for i in np.argsort(-cosines)[:3]]
-    assert f"hits of {teacher.name}" in run(
-        "search", tmp_path / "index", "measles", "-c", tmp_path / "taught", "--explain"
-    )
+    assert f"hits of {teacher.name}" in run("search", tmp_path / "taught", tmp_path / "index", "measles", "--explain")
     assert "is there already" in run("adopt", tmp_path / "taught", source, "-o", tmp_path / "index", code=1)
     assert "name it: --teacher" in run("adopt", tmp_path / "alone", source, "-o", tmp_path / "other", code=1)
     run("adopt", tmp_path / "alone", source, "-o", tmp_path / "other", "--teacher", "self")

@@ -87,10 +87,10 @@ def test_the_whole_way(folder: Callable[[str], Path], tmp_path: Path) -> None:
     run("encode", checkpoint, queries, "-o", tmp_path / "vectors.npy", *where)
     vectors = np.load(tmp_path / "vectors.npy")
     assert vectors.shape == (12, 32)
-    line = json.loads(run("encode", checkpoint, "-t", "What is number 3?", *where))
+    line = json.loads(run("encode", checkpoint, "--text", "What is number 3?", *where))
     np.testing.assert_allclose(line["embedding"], vectors[3], atol=1e-5)
     assert line["id"] == json.loads((tmp_path / "vectors.ids.json").read_text())[3]
-    one = run("decode", checkpoint, "-t", "What is number 3?", "--max-new-tokens", 6, *where)
+    one = run("decode", checkpoint, "--text", "What is number 3?", "--max-new-tokens", 6, *where)
     many = run("decode", checkpoint, queries, "--max-new-tokens", 6, *where).splitlines()
     assert len(many) == 12
     assert one.split() == many[3].split()
@@ -106,9 +106,9 @@ def test_errors_are_one_line_and_exit_1(folder: Callable[[str], Path], tmp_path:
     bad.write_text('{"text": "fine"}\n{"text": 7}\n')
     model = folder("qwen3")
     cases: list[tuple[list[object], str]] = [
-        (["encode", tmp_path / "nowhere", "-t", "x"], "no such folder"),
-        (["encode", tmp_path, "-t", "x"], "foresay.json"),
-        (["encode", tmp_path], "either a file of texts or -t"),
+        (["encode", tmp_path / "nowhere", "--text", "x"], "no such folder"),
+        (["encode", tmp_path, "--text", "x"], "foresay.json"),
+        (["encode", tmp_path], "either a file of texts or --text"),
         (["encode", tmp_path, empty], "has no row that can be used"),
         (["encode", tmp_path, bad], "row 2"),
         (["respond", tmp_path / "no.jsonl", "-m", model, "-o", tmp_path / "r.jsonl"], "no.jsonl"),

@@ -31,7 +31,7 @@ def test_alignment() -> None:
 def test_contrast() -> None:
     """The own target against the others, and a target that two rows share is nobody's negative."""
     target = torch.eye(3)
-    config = TrainConfig(temperature=0.5)
+    config = TrainConfig(contrast_temperature=0.5)
     e2 = float(np.exp(2))
     assert contrast_loss(target, target, config) == pytest.approx(-np.log(e2 / (e2 + 2)))
     shared = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
@@ -42,7 +42,7 @@ def test_contrast() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"contrast_weight": 0.7, "temperature": 0.2},
+        {"contrast_weight": 0.7, "contrast_temperature": 0.2},
         {"alignment": "cosine", "contrast_weight": 0.3, "dims": (2, 4)},
         {"reconstruction_weight": 0.0, "contrast_weight": 0.3},
     ],
@@ -87,6 +87,11 @@ def test_without_reconstruction_its_pass_does_not_run(
 
 def test_options_out_of_range() -> None:
     """Said before anything runs."""
-    for wrong in ({"temperature": 0.0}, {"contrast_weight": -1.0}, {"patience": 2, "held_out": 0}, {"keep": 0}):
+    for wrong in (
+        {"contrast_temperature": 0.0},
+        {"contrast_weight": -1.0},
+        {"patience": 2, "held_out": 0},
+        {"keep": 0},
+    ):
         with pytest.raises(InputError, match=next(iter(wrong))):
             TrainConfig(**wrong)

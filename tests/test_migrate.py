@@ -428,10 +428,10 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     place = tmp_path / "index"
     made = run("index", tmp_path / "a", source, "-o", place, "--states", "int8")
     assert "states kept as int8: vectors made from them have a cosine of 0.999" in made
-    explained = run("search", place, "fever", "-c", tmp_path / "a", "--explain", "--top", 2)
+    explained = run("search", tmp_path / "a", place, "fever", "--explain", "--top", 2)
     assert "what the hits stand for, decoded:" in explained
     assert f"8 documents, now of {tmp_path / 'b'}" in run("rehead", tmp_path / "b", place)
     assert "use foresay migrate" in run("rehead", tmp_path / "c", place, code=1)
     assert f"8 documents, now of {tmp_path / 'c'}" in run("migrate", tmp_path / "c", place)
-    assert "another model made the vectors" in run("search", place, "fever", "-c", tmp_path / "a", code=1)
-    assert len(run("search", place, "fever", "-c", tmp_path / "c", "--top", 3, "--exact").splitlines()) == 3
+    assert "another model made the vectors" in run("search", tmp_path / "a", place, "fever", code=1)
+    assert len(run("search", tmp_path / "c", place, "fever", "--top", 3, "--exact").splitlines()) == 3

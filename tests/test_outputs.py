@@ -56,9 +56,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("explain c --pairs page.html --html ../{0}/page.html", "is what the command reads"),
         ("lens c text --heat-map thesis.tex", "--heat-map thesis.tex does not end in .png"),
         ("look responses.jsonl --plot responses.jsonl", "--plot responses.jsonl does not end in .png"),
-        ("search i -c c -f responses.jsonl --trec responses.jsonl", "is what the command reads"),
-        ("whiten-index t vectors.npy -o vectors.npy", "is what the command reads"),
-        ("whiten-index t vectors.npy -o thesis.tex", "does not end in .npy"),
+        ("search c i -f responses.jsonl --trec responses.jsonl", "is what the command reads"),
+        ("whiten-index vectors.npy -t t -o vectors.npy", "is what the command reads"),
+        ("whiten-index vectors.npy -t t -o thesis.tex", "does not end in .npy"),
         ("evaluate c quick -o .", "results.md is there already, and foresay evaluate would replace it"),
     ],
 )

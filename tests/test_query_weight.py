@@ -127,7 +127,17 @@ def test_set_afterwards(backbone: Get, tmp_path: Path) -> None:
     assert all(verdict.agrees for verdict in verify(tmp_path / "w", device="cpu"))
     assert encoder_fingerprint(new) != encoder_fingerprint(old)
     result = CliRunner().invoke(
-        main, ["reweight", str(tmp_path / "w"), "--query-weight", "0", "-o", str(tmp_path / "b"), "--device", "cpu"]
+        main,
+        [
+            "reweight",
+            str(tmp_path / "w"),
+            "--inference-query-weight",
+            "0",
+            "-o",
+            str(tmp_path / "b"),
+            "--device",
+            "cpu",
+        ],
     )
     assert result.exit_code == 0 and "query weight 0;" in result.output, result.output
     back = Encoder.from_pretrained(tmp_path / "b", backbone=base)

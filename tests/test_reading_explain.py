@@ -152,8 +152,8 @@ def test_the_commands(backbone: Get, tmp_path: Path) -> None:
     rows = [{"id": "1", "query": PAIR[0], "response": "one fox"}]
     (tmp_path / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     how = ["--responses", tmp_path / "responses.jsonl", "--max-new-tokens", 4, *here]
-    said = run("faithfulness", tmp_path / "checkpoint", "-t", PAIR[0], *how)
+    said = run("faithfulness", tmp_path / "checkpoint", "--text", PAIR[0], *how)
     assert "mean of 1: decoded" in said
     assert "real response" in said
-    missing = run("faithfulness", tmp_path / "checkpoint", "-t", "another", *how, code=1)
+    missing = run("faithfulness", tmp_path / "checkpoint", "--text", "another", *how, code=1)
     assert "has no response to 'another'; write it with: foresay respond" in missing

@@ -159,9 +159,9 @@ def test_an_index_of_another_backbone_is_refused(backbone: Get, tmp_path: Path) 
     built(backbone("qwen3"), tmp_path / "index")
     encoder = Encoder(Model(backbone("llama"), thought=0, compression=2, dim=8))
     with pytest.raises(InputError, match="is an index of .*qwen3.*not of .*llama"):
-        lens(encoder, "x", LensConfig(lens="latent", index=str(tmp_path / "index")))
+        lens(encoder, "x", LensConfig(lens="latent", latent_index=str(tmp_path / "index")))
     with pytest.raises(DataError, match="no latent index in"):
-        lens(encoder, "x", LensConfig(lens="latent", index=str(tmp_path / "nowhere")))
+        lens(encoder, "x", LensConfig(lens="latent", latent_index=str(tmp_path / "nowhere")))
     index = LatentIndex(tmp_path / "index", backbone("qwen3"))
     with pytest.raises(InputError, match="holds the layers 0, 1, 2, not 5"):
         index.search(torch.zeros(1, 32), 1, [5])
@@ -181,7 +181,7 @@ def test_the_lens_reads_special_tokens(backbone: Get, tmp_path: Path) -> None:
     with torch.no_grad():
         model.special_tokens.copy_(base.embedding(torch.tensor(ids[-2:])))
     text = base.tokenizer.decode(ids[len(base.leading_ids) : -2])
-    options = {"lens": "latent", "index": str(tmp_path / "index"), "layers": "1,2", "top": 3}
+    options = {"lens": "latent", "latent_index": str(tmp_path / "index"), "layers": "1,2", "top": 3}
     (reading,) = lens(Encoder(model), text, LensConfig(**options))  # type: ignore[arg-type]
     for tokens, merged in zip(reading.tokens, reading.merged, strict=True):
         for token, hits in enumerate(tokens):
@@ -291,7 +291,7 @@ def test_the_commands(backbone: Get, folder: Callable[[str], Path], tmp_path: Pa
     assert "texts at the layers 1: 0.0 MB" in said
     assert "sentences, float16" in said
     save(tmp_path / "checkpoint", Encoder(Model(base, thought=0, compression=2, dim=8)))
-    how = ["--lens", "latent", "--index", tmp_path / "index", "--top", 2, "--device", "cpu"]
+    how = ["--lens", "latent", "--latent-index", tmp_path / "index", "--top", 2, "--device", "cpu"]
     assert "reads as (cosine)" in run("lens", tmp_path / "checkpoint", "a fox", *how)
     published(tmp_path / "published", base)
     converted = run("latent-index", "--convert", tmp_path / "published", "-o", tmp_path / "theirs", *here)

@@ -62,9 +62,9 @@ def test_stored_items_decode_without_their_text(backbone: Get, tmp_path: Path) -
     assert [json.loads(line)["text"] for line in two] == [expected[3], expected[1]]
     assert run("decode", checkpoint, *how, "--row", 3).split() == expected[3].split()
     assert "has the rows 0 to 5, not 6" in run("decode", checkpoint, *how, "--row", 6, code=1)
-    assert "not both" in run("decode", checkpoint, "-t", "x", *how, code=1)
-    assert "add --soft-prompts FILE" in run("decode", checkpoint, "-t", "x", "--row", 1, code=1)
-    assert "add -o FILE.npy" in run("encode", checkpoint, "-t", "x", "--keep-soft-prompts", code=1)
+    assert "not both" in run("decode", checkpoint, "--text", "x", *how, code=1)
+    assert "add --soft-prompts FILE" in run("decode", checkpoint, "--text", "x", "--row", 1, code=1)
+    assert "add -o FILE.npy" in run("encode", checkpoint, "--text", "x", "--keep-soft-prompts", code=1)
 
 
 def test_files_that_are_not_theirs(backbone: Get, tmp_path: Path) -> None:

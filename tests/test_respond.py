@@ -303,16 +303,16 @@ def test_sampling_follows_its_distribution() -> None:
 def test_several_responses_to_a_query(backbone: Get, tmp_path: Path) -> None:
     """Each has an id of its own and differs; more can be added later, and the first ones stay."""
     base, path = backbone("qwen3"), tmp_path / "r.jsonl"
-    config = RespondConfig(max_new_tokens=8, temperature=1.5, responses=2)
+    config = RespondConfig(max_new_tokens=8, temperature=1.5, responses_per_query=2)
     assert respond(QUERIES[:3], base, path, config).written == 6
     before = path.read_bytes()
-    summary = respond(QUERIES[:3], base, path, replace(config, responses=4))
+    summary = respond(QUERIES[:3], base, path, replace(config, responses_per_query=4))
     assert (summary.written, summary.skipped) == (6, 6)
     assert path.read_bytes().startswith(before)
     assert set(texts(path)) == {f"q{i}{end}" for i in range(3) for end in ("", "#1", "#2", "#3")}
     assert len({text for text, _ in texts(path).values()}) > 9
-    with pytest.raises(InputError, match="responses is 2 and temperature is 0"):
-        RespondConfig(responses=2)
+    with pytest.raises(InputError, match="responses_per_query is 2 and temperature is 0"):
+        RespondConfig(responses_per_query=2)
 
 
 def test_repeated_texts_are_answered_once(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     assert "12 documents (12 new, 0 replaced, 0 there already)" in run("index", checkpoint, source, "-o", place)
     assert "12 documents (0 new, 0 replaced, 12 there already)" in run("index", checkpoint, source, "-o", place)
     assert "give the same options" in run("index", checkpoint, source, "-o", place, "--chunk-tokens", 9, code=1)
-    ask = ("search", place, "-c", checkpoint)
+    ask = ("search", checkpoint, place)
     first = run(*ask, "number3", "--mode", "words").splitlines()
     assert first[0].split()[1] == "d3"
     found = json.loads(run(*ask, "number3", "--json", "--top", 2, "--where", "json_get_int(metadata, 'year') < 1985"))
@@ -278,7 +278,7 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     run("index", checkpoint, steering, "-o", place)
     shown = run(*ask, "number99", "--mode", "words", "--top", 1)
     assert "number99" in shown and shown.count("\ufffd") == 4 and not set(shown) & set("\x07\x1b\u202e")
-    assert "error: there is no index at" in run("search", tmp_path / "none", "x", "-c", checkpoint, code=1)
+    assert "error: there is no index at" in run("search", checkpoint, tmp_path / "none", "x", code=1)
 
 
 def test_trec_eval_reads_our_order(tmp_path: Path) -> None:

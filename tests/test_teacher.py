@@ -425,7 +425,16 @@ def test_the_command(folder: Callable[[str], Path], tmp_path: Path) -> None:
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, ""]))
     options = "--mntp-steps 1 --mntp-batch-size 2 --mntp-max-tokens 8 --simcse-steps 1 --simcse-batch-size 2"
     more = "--simcse-max-tokens 8 --micro-batch-tokens 16 --save-every 1 --device cpu --dtype float32 --seed 3"
-    command = ["teacher", str(folder("smollm")), str(texts), "-o", str(tmp_path / "t"), *options.split(), *more.split()]
+    command = [
+        "teacher",
+        str(texts),
+        "-m",
+        str(folder("smollm")),
+        "-o",
+        str(tmp_path / "t"),
+        *options.split(),
+        *more.split(),
+    ]
     result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "1 rows hold no text" in result.output and "foresay teach responses.jsonl -t" in result.output

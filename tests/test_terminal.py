@@ -69,7 +69,7 @@ def test_home_in_an_option(checkpoint: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").symlink_to(checkpoint)
-    run("encode", "~/mine", "-t", "x", "--output=~/v.npy", "--device", "cpu")
+    run("encode", "~/mine", "--text", "x", "--output=~/v.npy", "--device", "cpu")
     assert np.load(tmp_path / "v.npy").shape == (1, 8)
     assert not (tmp_path / "~").exists()
 
@@ -89,7 +89,8 @@ def test_a_terminal_without_utf8(checkpoint: Path, tmp_path: Path, locale: dict[
     script = (
         "import sys\nfrom foresay.cli.main import main\n"
         f"for words in (['decode', {str(checkpoint)!r}, {str(queries)!r}, '--json', '--max-new-tokens', '9'],\n"
-        f"  ['encode', {str(checkpoint)!r}, '-t', sys.argv[1]], ['encode', {str(checkpoint)!r}, {str(queries)!r}],\n"
+        f"  ['encode', {str(checkpoint)!r}, '--text', sys.argv[1]],\n"
+        f"  ['encode', {str(checkpoint)!r}, {str(queries)!r}],\n"
         f"  ['lens', {str(checkpoint)!r}, sys.argv[1]], ['lens', {str(checkpoint)!r}, sys.argv[1], '--json']):\n"
         "    main(words + ['--device', 'cpu'], standalone_mode=False)\n"
     )
@@ -136,7 +137,7 @@ def test_encode_and_decode_show_progress_in_a_pipe(checkpoint: Path, tmp_path: P
             "decode", checkpoint, queries, "--max-new-tokens", 3, "--batch-size", 2, "--device", "cpu", *more
         )
         assert len(out.splitlines()) == 5 and "decoding 5/5" in err
-    assert not run("encode", checkpoint, "-t", "x", "--device", "cpu")[1]
+    assert not run("encode", checkpoint, "--text", "x", "--device", "cpu")[1]
 
 
 def test_fits_bar_ends_at_all_rows(backbone: Get) -> None:

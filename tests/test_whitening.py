@@ -231,19 +231,21 @@ def test_commands(backbone: Get, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("".join(f"{a} {b}\n" for a, b in PAIRS))
     closed, white = str(tmp_path / "closed"), str(tmp_path / "white")
     device = ["--device", "cpu"]
-    result = run(main, ["teacher", name, str(tmp_path / "r.jsonl"), "--closed-form", "-o", closed, *device])
+    result = run(main, ["teacher", str(tmp_path / "r.jsonl"), "-m", name, "--closed-form", "-o", closed, *device])
     assert result.exit_code == 0 and "held-out texts find their partners" in result.output, result.output
     assert json.loads((tmp_path / "closed" / "teacher.json").read_text())["whitening"]["pairs"] == len(PAIRS)
     options = ["-o", white, "--axes", "5", "--strength", "0.5", *device]
-    result = run(main, ["whiten", closed, str(tmp_path / "texts.txt"), *options])
+    result = run(main, ["whiten", str(tmp_path / "texts.txt"), "-t", closed, *options])
     assert result.exit_code == 0 and "5 axes, strength 0.5" in result.output, result.output
     inner = load_teacher("both-directions", backbone("qwen3")).embed(SENTENCES)
     np.save(tmp_path / "old.npy", inner)
-    result = run(main, ["whiten-index", white, str(tmp_path / "old.npy"), "-o", str(tmp_path / "new.npy"), *device])
+    result = run(
+        main, ["whiten-index", str(tmp_path / "old.npy"), "-t", white, "-o", str(tmp_path / "new.npy"), *device]
+    )
     assert result.exit_code == 0, result.output
     expected = load_teacher(white, backbone("qwen3")).embed(SENTENCES)
     np.testing.assert_allclose(np.load(tmp_path / "new.npy"), expected, atol=1e-4)
     assert "verified" in run(main, ["verify", white, *device]).output
     (tmp_path / "bad.npy").write_text("no vectors")
-    result = run(main, ["whiten-index", white, str(tmp_path / "bad.npy"), "-o", str(tmp_path / "x.npy"), *device])
+    result = run(main, ["whiten-index", str(tmp_path / "bad.npy"), "-t", white, "-o", str(tmp_path / "x.npy"), *device])
     assert result.exit_code == 1 and "is no array of numpy" in result.output

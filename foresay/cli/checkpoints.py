@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import Command, HomePath, shared
+from .options import Command, HomePath, option, shared
 from .running import calm_libraries
 
 
@@ -46,7 +46,7 @@ def verify(checkpoint: str, backbone: str | None, device: str, dtype: str) -> No
     """,
 )
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
+@option("output", required=True, type=HomePath(), help="Folder to make.")
 @shared("elsewhere")
 @shared("overwrite")
 @shared("device")
@@ -66,19 +66,19 @@ def bundle(checkpoint: str, output: Path, backbone: str | None, overwrite: bool,
     cls=Command,
     short_help="Set how much of the bare query is in its embedding.",
     example="""
-    foresay reweight checkpoint --query-weight 0.25 -o weighted
+    foresay reweight checkpoint --inference-query-weight 0.25 -o weighted
     """,
 )
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
+@option("output", required=True, type=HomePath(), help="Folder to make.")
 @click.option(
-    "-w",
-    "--query-weight",
+    "--inference-query-weight",
+    "query_weight",
     required=True,
     type=float,
     help="Share of the teacher's own vector of the bare query in a query's embedding, 0 to 1.",
 )
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 @shared("overwrite")
 @shared("device")
 def reweight(
@@ -105,7 +105,7 @@ def reweight(
     """,
 )
 @click.argument("published")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Checkpoint folder to make.")
+@option("output", required=True, type=HomePath(), help="Checkpoint folder to make.")
 @shared("elsewhere")
 @shared("overwrite")
 @shared("device")

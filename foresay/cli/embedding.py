@@ -9,7 +9,7 @@ from ..config import ClusterConfig, ShardsConfig
 from ..errors import InputError
 from ..files import write_json
 from ..outputs import check_file, check_output, check_space, replacing
-from .options import Command, HomePath, Text, build, options, shared
+from .options import Command, HomePath, Text, build, option, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, reasons_of, texts_of
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     short_help="Embed texts.",
     example="""
     foresay encode checkpoint texts.jsonl -o vectors.npy
-    foresay encode checkpoint -t 'What does frugal mean?'
+    foresay encode checkpoint --text 'What does frugal mean?'
     foresay encode checkpoint millions.jsonl -o vectors --shards parquet --devices all
     """,
 )
 @click.argument("checkpoint")
 @click.argument("source", required=False)
 @shared("text")
-@click.option(
-    "-o",
-    "--output",
+@option(
+    "output",
     type=HomePath(),
     help="A .npy file (with --shards a folder); without it, JSON lines to stdout.",
 )
@@ -67,7 +66,7 @@ def encode(
     no_cut: bool,
     **where: Any,  # noqa: ANN401
 ) -> None:
-    """Embed the texts of SOURCE (any file that respond reads), or those given with -t."""
+    """Embed the texts of SOURCE (any file that respond reads), or those given with --text."""
     config, cluster = build(ShardsConfig, where), build(ClusterConfig, where)
     if config.shards != "none" or cluster.cluster:
         work = {"kind": kind, "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim, "no_cut": no_cut}

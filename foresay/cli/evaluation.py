@@ -7,7 +7,7 @@ import click
 
 from ..config import ClusterConfig, EvaluateConfig
 from ..errors import InputError
-from .options import Command, HomePath, build, options
+from .options import Command, HomePath, build, option, options
 from .running import calm_libraries, progress_bar
 
 
@@ -29,7 +29,7 @@ from .running import calm_libraries, progress_bar
     "bound. mean: the language model itself, mean pooled. bm25: words in common. Or any sentence-transformers model.",
 )
 @click.option("--also", multiple=True, metavar="CHECKPOINT", help="Another seed of the same method; repeatable.")
-@click.option("-o", "--output", default="evaluation", show_default=True, type=HomePath(), help="Folder.")
+@option("output", default="evaluation", show_default=True, type=HomePath(), help="Folder.")
 @options(EvaluateConfig)
 @options(ClusterConfig)
 def evaluate(

@@ -11,7 +11,7 @@ from ..config import DecodeConfig, LensConfig, ReportConfig
 from ..errors import InputError
 from ..outputs import check_file, replacing
 from ..shown import clean, one_line
-from .options import Command, HomePath, build, options, shared
+from .options import Command, HomePath, build, option, options, shared
 from .running import load_encoder, texts_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..reading.explain import Explanation
     from ..teachers.base import Teacher
 
-_TEACHER = click.option("--teacher", help="Whose view to set beside it; by default who embeds the documents.")
+_TEACHER = option("teacher", help="Whose view to set beside it; by default who embeds the documents.")
 
 
 @click.command(
@@ -150,7 +150,7 @@ def _strongest(words: "list[Word]", count: int = 4) -> str:
 @click.argument("source", required=False)
 @shared("text")
 @click.option("--responses", type=HomePath(), help="What foresay respond wrote, to set beside it.")
-@click.option("--teacher", help="Who set the targets; by default who embeds the documents.")
+@option("teacher", help="Who set the targets; by default who embeds the documents.")
 @options(DecodeConfig)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with the texts.")
 @shared("column")
@@ -210,7 +210,7 @@ def _answers(path: Path, queries: list[str]) -> list[str]:
 @click.argument("checkpoint")
 @click.argument("queries")
 @click.argument("passages")
-@click.option("-o", "--output", required=True, type=HomePath(), help="The .html file to write.")
+@option("output", required=True, type=HomePath(), help="The .html file to write.")
 @options(ReportConfig)
 @options(LensConfig)
 @_TEACHER

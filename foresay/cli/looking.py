@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..outputs import check_file
-from .options import Command, HomePath
+from .options import Command, HomePath, option
 
 
 @click.command(
@@ -41,7 +41,7 @@ def look(responses: Path, plot: Path | None, seed: int) -> None:
     """,
 )
 @click.argument("shards", nargs=-1, required=True, type=HomePath())
-@click.option("-o", "--output", required=True, type=HomePath(), help="JSON lines file to make.")
+@option("output", required=True, type=HomePath(), help="JSON lines file to make.")
 @click.option("--queries", help="The queries, to count those without a response.")
 def merge(shards: tuple[Path, ...], output: Path, queries: str | None) -> None:
     """Join SHARDS, made alike by respond --shard; say which rows are repeated or missing."""

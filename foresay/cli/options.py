@@ -22,6 +22,9 @@ from ..config import DTYPES, Options
 from ..errors import ForesayError
 from ..outputs import unwritable
 
+LETTERS = {"backbone": "-m", "teacher": "-t", "output": "-o", "file": "-f"}
+"""The options that have a letter, which is the same in every command. (And -v and -h, which all have.)"""
+
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=Options)
 _ESCAPED = "foresay-escaped"
@@ -169,8 +172,7 @@ def options(config: type[Options]) -> Callable[[F], F]:
         for field in reversed(fields(config)):  # type: ignore[arg-type]
             is_flag = types[field.name] is bool
             command = click.option(
-                *(["-m"] if field.name == "backbone" else []),
-                "--" + field.name.replace("_", "-"),
+                *_spelled(field.name),
                 cls=_ConfigOption,
                 is_flag=is_flag,
                 type=None if is_flag else _kind(types[field.name], choices.get(field.name)),
@@ -183,6 +185,16 @@ def options(config: type[Options]) -> Callable[[F], F]:
         return command
 
     return add
+
+
+def _spelled(name: str) -> list[str]:
+    letter = [LETTERS[name]] if name in LETTERS else []
+    return [*letter, "--" + name.replace("_", "-")]
+
+
+def option(name: str, *destination: str, **how: Any) -> Callable[[F], F]:  # noqa: ANN401 - what click takes
+    """An option with its letter, where it has one."""
+    return click.option(*_spelled(name), *destination, **how)
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -233,15 +245,12 @@ def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 def shared(name: str) -> Callable[[F], F]:
     """Options that several commands have, spelled the same in each."""
     made: dict[str, Callable[[F], F]] = {
-        "backbone": click.option(
-            "-m",
-            "--backbone",
+        "backbone": option(
+            "backbone",
             required=True,
             help="The language model: hub id, folder, GGUF file, or the word nano or smollm2.",
         ),
-        "elsewhere": click.option(
-            "-m", "--backbone", help="The language model, where it is not where the checkpoint says."
-        ),
+        "elsewhere": option("backbone", help="The language model, where it is not where the checkpoint says."),
         "revision": click.option("--revision", help="Commit, branch or tag of a model on the hub."),
         "device": click.option(
             "--device",
@@ -259,8 +268,6 @@ def shared(name: str) -> Callable[[F], F]:
         "overwrite": click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is in OUTPUT already."),
         "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
-        "text": click.option(
-            "-t", "--text", "texts", type=Text(), multiple=True, help="A text, instead of a file; repeatable."
-        ),
+        "text": option("text", "texts", type=Text(), multiple=True, help="A text, instead of a file; repeatable."),
     }
     return made[name]

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..outputs import check_folder
-from .options import Command, HomePath, shared
+from .options import Command, HomePath, option, shared
 from .running import calm_libraries, progress_bar
 
 
@@ -16,10 +16,9 @@ from .running import calm_libraries, progress_bar
     foresay quickstart -o quickstart
     """,
 )
-@click.option("-o", "--output", default="quickstart", show_default=True, type=HomePath(), help="Folder.")
-@click.option(
-    "-m",
-    "--backbone",
+@option("output", default="quickstart", show_default=True, type=HomePath(), help="Folder.")
+@option(
+    "backbone",
     type=click.Choice(["smollm2", "nano"]),
     default="smollm2",
     show_default=True,

@@ -9,7 +9,7 @@ import click
 from ..config import DecodeConfig, LatentIndexConfig, LensConfig
 from ..errors import InputError
 from ..outputs import check_file
-from .options import Command, HomePath, Text, build, options, shared
+from .options import Command, HomePath, Text, build, option, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     cls=Command,
     short_help="Write out what embeddings stand for.",
     example="""
-    foresay decode checkpoint -t 'What does frugal mean?'
-    foresay decode checkpoint -t 'What does frugal mean?' --ask 'What is this about?'
+    foresay decode checkpoint --text 'What does frugal mean?'
+    foresay decode checkpoint --text 'What does frugal mean?' --ask 'What is this about?'
     foresay decode checkpoint --soft-prompts vectors.soft_prompts.npy --row 3
     """,
 )
@@ -97,7 +97,7 @@ def decode(
     example="""
     foresay lens checkpoint 'What does frugal mean?'
     foresay lens checkpoint 'What does frugal mean?' --layers all --heat-map frugal.png
-    foresay lens checkpoint 'What does frugal mean?' --lens latent --index index/
+    foresay lens checkpoint 'What does frugal mean?' --lens latent --latent-index index/
     """,
 )
 @click.argument("checkpoint")
@@ -190,7 +190,7 @@ def _word(hit: "Hit") -> str:
 )
 @click.argument("source", required=False)
 @shared("backbone")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder to make.")
+@option("output", required=True, type=HomePath(), help="Folder to make.")
 @click.option("--convert", help="Instead of texts, an index of the latentlens package: folder or hub id.")
 @options(LatentIndexConfig)
 @shared("column")

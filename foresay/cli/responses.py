@@ -9,7 +9,7 @@ import click
 from ..config import ClusterConfig, EndpointConfig, RespondConfig, VLLMConfig
 from ..errors import InputError
 from ..outputs import check_output
-from .options import Command, HomePath, build, options, shared
+from .options import Command, HomePath, build, option, options, shared
 from .running import calm_libraries, progress_bar, reasons_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.argument("queries")
 @shared("backbone")
-@click.option("-o", "--output", required=True, type=HomePath(), help="JSON lines file to append to.")
+@option("output", required=True, type=HomePath(), help="JSON lines file to append to.")
 @shared("column")
 @shared("split")
 @shared("revision")

@@ -1,4 +1,4 @@
-"""What the commands share while they run: texts from a file or from -t, a loaded checkpoint, a progress bar."""
+"""What the commands share while they run: texts from a file or from --text, a loaded checkpoint, a progress bar."""
 
 import time
 from collections import Counter
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def texts_of(
     source: str | None, texts: tuple[str, ...], column: str | None, split: str, *, repeats: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Ids and texts from a file or from -t; with `repeats`, a row for every row of the file."""
+    """Ids and texts from a file or from --text; with `repeats`, a row for every row of the file."""
     from ..data.queries import Query, content_id, read_queries
 
     if (source is None) == (not texts):
-        raise InputError("give either a file of texts or -t TEXT")
+        raise InputError("give either a file of texts or --text TEXT")
     if source is None:
         return [content_id(text) for text in texts], list(texts)
     rows = list(read_queries(source, column=column, split=split, repeats=repeats))

@@ -11,7 +11,7 @@ from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
 from ..outputs import check_file
 from ..shown import one_line
-from .options import Command, HomePath, build, options, shared
+from .options import Command, HomePath, build, option, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     short_help="Make documents searchable.",
     example="""
     foresay index checkpoint documents.jsonl -o index
-    foresay search index 'What does frugal mean?' -c checkpoint
+    foresay search checkpoint index 'What does frugal mean?'
     """,
 )
 @click.argument("checkpoint")
 @click.argument("source")
-@click.option("-o", "--output", type=HomePath(), required=True, help="Folder of the index.")
+@option("output", type=HomePath(), required=True, help="Folder of the index.")
 @options(IndexConfig)
 @shared("column")
 @shared("split")
@@ -92,17 +92,17 @@ def _documents(source: str, column: str | None, split: str, rejected: list[str])
     foresay adopt checkpoint postgresql://localhost/shop --table passages -o index
     foresay adopt checkpoint qdrant:http://localhost:6333 --table passages -o index
     foresay adopt checkpoint vectors.npy --texts documents.jsonl -o index
-    foresay search index 'What does frugal mean?' -c checkpoint
+    foresay search checkpoint index 'What does frugal mean?'
     """,
 )
 @click.argument("checkpoint")
 @click.argument("source")
-@click.option("-o", "--output", type=HomePath(), required=True, help="Folder of the index.")
+@option("output", type=HomePath(), required=True, help="Folder of the index.")
 @options(AdoptConfig)
-@click.option("--teacher", help="The teacher that made the vectors, where the checkpoint does not say where it is.")
+@option("teacher", help="The teacher that made the vectors, where the checkpoint does not say where it is.")
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def adopt(checkpoint: str, source: str, output: Path, teacher: str | None, **values: Any) -> None:  # noqa: ANN401
     """Take over the index at SOURCE, whose vectors the teacher of CHECKPOINT made, without touching it.
 
@@ -143,7 +143,7 @@ def _taught(checkpoint: str, encoder: "Encoder", device: str, name: str | None) 
 @click.argument("index", type=HomePath())
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def migrate(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
     """Embed the documents of INDEX again with CHECKPOINT, which then searches it.
 
@@ -172,7 +172,7 @@ def migrate(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN40
 @click.argument("index", type=HomePath())
 @shared("device")
 @shared("dtype")
-@click.option("-m", "--backbone", help="The language model, where it is not where the checkpoint says.")
+@shared("elsewhere")
 def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
     """Make the vectors of INDEX anew by the maps of CHECKPOINT, from the states that INDEX keeps.
 
@@ -192,14 +192,14 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
     cls=Command,
     short_help="Find documents.",
     example="""
-    foresay search index 'What does frugal mean?' -c checkpoint
-    foresay search index -f queries.jsonl -c checkpoint --trec run.txt
+    foresay search checkpoint index 'What does frugal mean?'
+    foresay search checkpoint index -f queries.jsonl --trec run.txt
     """,
 )
+@click.argument("checkpoint")
 @click.argument("index", type=HomePath())
 @click.argument("query", required=False)
-@click.option("-c", "--checkpoint", required=True, help="Embeds the queries: the checkpoint that made the index.")
-@click.option("-f", "--file", "source", help="A file of queries, instead of one.")
+@option("file", "source", help="A file of queries, instead of one.")
 @click.option("--top", default=10, show_default=True, help="Documents a query.")
 @click.option(
     "--mode",
@@ -220,9 +220,9 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
 @shared("dtype")
 @shared("elsewhere")
 def search(
+    checkpoint: str,
     index: Path,
     query: str | None,
-    checkpoint: str,
     source: str | None,
     top: int,
     mode: str | None,
@@ -233,7 +233,7 @@ def search(
     explain: bool,
     **rest: Any,  # noqa: ANN401
 ) -> None:
-    """Find the documents of INDEX that answer QUERY, or each query of a file."""
+    """Find the documents of INDEX that answer QUERY, or each query of a file. CHECKPOINT is the one that made INDEX."""
     ids, queries = texts_of(source, () if query is None else (query,), rest.pop("column"), rest.pop("split"))
     if explain and len(queries) != 1:
         raise InputError("--explain shows one query; leave out -f")

@@ -9,7 +9,7 @@ import click
 from ..config import ClusterConfig, TeachConfig, TeacherConfig, WhitenConfig
 from ..data.responses import check_responses
 from ..outputs import check_output
-from .options import Command, HomePath, build, options, shared
+from .options import Command, HomePath, build, option, options, shared
 from .running import calm_libraries, on_bar, progress_bar
 from .whitening import read_pairs, report
 
@@ -18,12 +18,12 @@ from .whitening import read_pairs, report
     cls=Command,
     short_help="Make a teacher of any language model.",
     example="""
-    foresay teacher Qwen/Qwen3-0.6B texts.jsonl -o my-teacher
+    foresay teacher texts.jsonl -m Qwen/Qwen3-0.6B -o my-teacher
     """,
 )
-@click.argument("backbone")
 @click.argument("texts")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of the teacher to make.")
+@shared("backbone")
+@option("output", required=True, type=HomePath(), help="Folder of the teacher to make.")
 @shared("column")
 @shared("split")
 @click.option("--closed-form", is_flag=True, help="Train nothing: read in both directions, and whiten. Seconds.")
@@ -31,8 +31,8 @@ from .whitening import read_pairs, report
 @shared("device")
 @options(TeacherConfig)
 def teacher(
-    backbone: str,
     texts: str,
+    backbone: str,
     output: Path,
     column: str | None,
     split: str,
@@ -41,7 +41,7 @@ def teacher(
     device: str,
     **values: Any,  # noqa: ANN401
 ) -> None:
-    """Make a teacher of BACKBONE with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
+    """Make a teacher of a language model with unlabelled TEXTS: a file, or a data set on the hub, as respond reads.
 
     Run it again after a kill, and it resumes. OUTPUT/training holds the metrics of each step.
     """
@@ -85,14 +85,13 @@ def teacher(
     """,
 )
 @click.argument("responses", type=HomePath())
-@click.option(
-    "-t",
-    "--teacher",
+@option(
+    "teacher",
     required=True,
     help="sentence-transformers or LLM2Vec model, by folder or hub id; nano-teacher; or the word self.",
 )
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of targets to make.")
-@click.option("-m", "--backbone", help="The language model, for the teacher called self.")
+@option("output", required=True, type=HomePath(), help="Folder of targets to make.")
+@option("backbone", help="The language model, for the teacher called self.")
 @shared("device")
 @shared("dtype")
 @options(TeachConfig)

@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from ..config import RECIPES, FitConfig, TrainConfig, recipe
-from .options import Command, HomePath, given, options, shared, together
+from .options import Command, HomePath, given, option, options, shared, together
 from .running import calm_libraries, on_bar, progress_bar
 
 _pairs_to_checkpoint = together(
     click.argument("responses", type=HomePath()),
     click.argument("targets", type=HomePath()),
-    click.option("-o", "--output", required=True, type=HomePath(), help="Checkpoint folder to make."),
+    option("output", required=True, type=HomePath(), help="Checkpoint folder to make."),
     shared("overwrite"),
     shared("revision"),
     shared("device"),
@@ -33,9 +33,8 @@ _pairs_to_checkpoint = together(
     """,
 )
 @_pairs_to_checkpoint
-@click.option(
-    "-m",
-    "--backbone",
+@option(
+    "backbone",
     help="The language model: hub id, folder, GGUF file, or the word nano or smollm2. With --checkpoint only where it "
     "is not where that one says.",
 )
@@ -87,7 +86,9 @@ def fit(
         encoder = run(
             pairs, model, output, config, on_bar(progress), overwrite=overwrite, checkpoint=checkpoint, device=device
         )
-    click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} -t 'A question?'")
+    click.echo(
+        f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} --text 'A question?'"
+    )
 
 
 @click.command(
@@ -150,4 +151,4 @@ def train(
     finally:
         leave()
     if is_first():
-        click.echo(f"{output}: trained; try: foresay decode {output} -t 'What does frugal mean?'")
+        click.echo(f"{output}: trained; try: foresay decode {output} --text 'What does frugal mean?'")

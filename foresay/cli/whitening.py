@@ -7,7 +7,7 @@ import click
 
 from ..config import WhitenConfig
 from ..outputs import check_file, replacing
-from .options import Command, HomePath, build, options, shared
+from .options import Command, HomePath, build, option, options, shared
 from .running import calm_libraries
 
 if TYPE_CHECKING:
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     cls=Command,
     short_help="Whiten a teacher: find more, train nothing.",
     example="""
-    foresay whiten sentence-transformers/all-MiniLM-L6-v2 responses.jsonl -o my-teacher
+    foresay whiten responses.jsonl -t sentence-transformers/all-MiniLM-L6-v2 -o my-teacher
     """,
 )
-@click.argument("teacher")
 @click.argument("texts")
-@click.option("-o", "--output", required=True, type=HomePath(), help="Folder of the teacher to make.")
-@click.option("-m", "--backbone", help="The language model, for the teacher called self or both-directions.")
+@option("teacher", required=True, help="The teacher to whiten, named as teach names it; or both-directions.")
+@option("output", required=True, type=HomePath(), help="Folder of the teacher to make.")
+@option("backbone", help="The language model, for the teacher called self or both-directions.")
 @shared("column")
 @shared("split")
 @shared("device")
 @options(WhitenConfig)
 def whiten(
-    teacher: str,
     texts: str,
+    teacher: str,
     output: Path,
     backbone: str | None,
     column: str | None,
@@ -39,7 +39,7 @@ def whiten(
     device: str,
     **values: Any,  # noqa: ANN401
 ) -> None:
-    """Whiten TEACHER by the vectors of TEXTS: one linear map, chosen without labels.
+    """Whiten a teacher by its vectors of TEXTS: one linear map, chosen without labels.
 
     TEXTS is what respond wrote, whose queries and responses are pairs; or plain texts, whose halves are.
     """
@@ -94,17 +94,17 @@ def report(output: Path, choice: "Choice") -> None:
     cls=Command,
     short_help="Whiten an index without embedding it again.",
     example="""
-    foresay whiten-index my-teacher documents.npy -o whitened.npy
+    foresay whiten-index documents.npy -t my-teacher -o whitened.npy
     """,
 )
-@click.argument("teacher")
-@click.argument("index", type=HomePath(exists=True, dir_okay=False))
-@click.option("-o", "--output", required=True, type=HomePath(), help="File of vectors to write.")
-@click.option("-m", "--backbone", help="The language model, where the teacher below is it.")
+@click.argument("vectors", type=HomePath(exists=True, dir_okay=False))
+@option("teacher", required=True, help="The whitened teacher: a folder that foresay whiten made.")
+@option("output", required=True, type=HomePath(), help="File of vectors to write.")
+@option("backbone", help="The language model, where the teacher below is it.")
 @shared("device")
-def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, device: str) -> None:
-    """Map INDEX, vectors (.npy) that the teacher below a whitened TEACHER made, into the whitened space."""
-    check_file(output, [".npy"], [index])
+def whiten_index(vectors: Path, teacher: str, output: Path, backbone: str | None, device: str) -> None:
+    """Map VECTORS (.npy), which the teacher below a whitened one made, into the whitened space."""
+    check_file(output, [".npy"], [vectors])
     calm_libraries()
     import numpy as np
 
@@ -114,11 +114,13 @@ def whiten_index(teacher: str, index: Path, output: Path, backbone: str | None, 
     from ..teachers.whiten import whiten_index as run
 
     try:
-        vectors = np.load(index, allow_pickle=False)
+        before = np.load(vectors, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{index} is no array of numpy ({error}); expected vectors (texts, width) in a .npy") from error
+        raise DataError(
+            f"{vectors} is no array of numpy ({error}); expected vectors (texts, width) in a .npy"
+        ) from error
     model = Backbone.load(backbone, device=device) if backbone else None
-    mapped = run(load_teacher(teacher, model, device), vectors)
+    mapped = run(load_teacher(teacher, model, device), before)
     with replacing(output) as part, part.open("wb") as file:
         np.save(file, mapped)
     click.echo(f"{output}: {len(mapped)} vectors of width {mapped.shape[1]}")

@@ -40,7 +40,7 @@ class LensConfig(Options):
     lens: Annotated[str, "logit: the likeliest next tokens; latent: the nearest words of a corpus."] = "logit"
     layers: Annotated[str, "last, all, or numbers such as 0,8,-1 (0 is the input, negative ones count back)."] = "last"
     top: Annotated[int, "Hits a token."] = 5
-    index: Annotated[str, "Folder that foresay latent-index made, for the latent lens."] = ""
+    latent_index: Annotated[str, "Folder that foresay latent-index made, for the latent lens."] = ""
     same_layer: Annotated[
         bool,
         "Latent lens: search the token's own layer of the index alone, not all of them as published.",

@@ -17,7 +17,7 @@ class RespondConfig(Options):
     temperature: Annotated[float, "Sampling temperature; 0 takes the most likely token each time."] = 0.0
     top_p: Annotated[float, "Sample from the smallest set of tokens with this much probability."] = 1.0
     seed: Annotated[int, "Seed of the sampling; the same text and seed give the same response."] = 0
-    responses: Annotated[
+    responses_per_query: Annotated[
         int, "Responses to each query, with ids such as q1, q1#1, q1#2; more than one needs a temperature."
     ] = 1
     system: Annotated[str, "A system prompt before every query."] = ""
@@ -38,10 +38,11 @@ class RespondConfig(Options):
         self.at_least(1, "max_new_tokens")
         self.at_least(0, "temperature")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
-        self.at_least(1, "batch_size", "batch_tokens", "responses", "max_query_tokens")
+        self.at_least(1, "batch_size", "batch_tokens", "responses_per_query", "max_query_tokens")
         require(
-            self.responses == 1 or self.temperature > 0,
-            f"responses is {self.responses} and temperature is 0, so all of them would be the same; set a temperature",
+            self.responses_per_query == 1 or self.temperature > 0,
+            f"responses_per_query is {self.responses_per_query} and temperature is 0, so all would be the same; "
+            "set a temperature",
         )
 
 

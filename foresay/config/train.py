@@ -126,7 +126,7 @@ class TrainConfig(ShapeConfig):
         "Distance to the target: the share of the targets' variance that is missed, which no teacher's scale changes; "
         "one minus the cosine; or the mean squared error, as published.",
     ] = "relative"
-    temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
+    contrast_temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
     micro_batch_tokens: Annotated[
         int, "Most padded tokens in one forward pass, whose gradients add up to the batch's; halved if memory runs out."
@@ -156,7 +156,10 @@ class TrainConfig(ShapeConfig):
             f"decay_steps is {self.decay_steps} and steps is {self.steps}, so the last steps would change nothing; "
             "expected at least as many as steps, or 0",
         )
-        require(self.temperature > 0, f"temperature is {self.temperature}; expected a number above 0")
+        require(
+            self.contrast_temperature > 0,
+            f"contrast_temperature is {self.contrast_temperature}; expected a number above 0",
+        )
         require(
             self.alignment_weight > 0 and self.reconstruction_weight >= 0,
             "alignment_weight must be above 0 and reconstruction_weight 0 or more",

@@ -180,7 +180,7 @@ class _Run:
 
     def _open(self, query: Query) -> list[tuple[str, int]]:
         """Ids and numbers of the responses that a query still lacks."""
-        rows = [(query.id if n == 0 else f"{query.id}#{n}", n) for n in range(self.config.responses)]
+        rows = [(query.id if n == 0 else f"{query.id}#{n}", n) for n in range(self.config.responses_per_query)]
         missing = []
         for id, sample in rows:
             digest = content_id(query.text)

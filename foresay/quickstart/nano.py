@@ -44,7 +44,7 @@ Loss curves  {output}/checkpoint/training/curves.png
 Checkpoint   {output}/checkpoint/
 
 What to type next:
-  foresay decode {output}/checkpoint -t 'What does frugal mean?'    what an embedding stands for
+  foresay decode {output}/checkpoint --text 'What does frugal mean?'    what an embedding stands for
   foresay lens   {output}/checkpoint 'What does frugal mean?'       what its tokens hold, layer by layer
   foresay verify {output}/checkpoint                                does this machine give the same vectors?
   foresay respond QUERIES -m MODEL -o responses.jsonl               your own queries, your own language model

@@ -45,8 +45,8 @@ Checkpoint  {output}/checkpoint/
 Teacher     {output}/teacher/
 
 What to type next:
-  foresay decode   smollm2 -t 'What does frugal mean?'         what an embedding stands for
-  foresay encode   {output}/checkpoint -t 'What does frugal mean?'    an embedding
+  foresay decode   smollm2 --text 'What does frugal mean?'                  what an embedding stands for
+  foresay encode   {output}/checkpoint --text 'What does frugal mean?'    an embedding
   foresay evaluate {output}/checkpoint quick --against teacher        the same scores, by mteb
   foresay quickstart --backbone nano -o nano                   every step live, training and decoding included
   foresay respond QUERIES -m MODEL -o responses.jsonl          your own queries, your own language model

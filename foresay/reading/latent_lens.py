@@ -28,11 +28,11 @@ class LatentLens:
             InputError: if none is named, or it is of another backbone.
             DataError: if it is missing, unfinished or damaged.
         """
-        if not config.index:
+        if not config.latent_index:
             raise InputError(
-                "the latent lens needs an index of a corpus: --index FOLDER (made by foresay latent-index)"
+                "the latent lens needs an index of a corpus: --latent-index FOLDER (made by foresay latent-index)"
             )
-        self.index = LatentIndex(Path(config.index), encoder.model.backbone)
+        self.index = LatentIndex(Path(config.latent_index), encoder.model.backbone)
         self._same_layer = config.same_layer
 
     def read(self, states: Tensor, layer: int, top: int) -> Found:

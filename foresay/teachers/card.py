@@ -56,7 +56,7 @@ An unsupervised text embedder: the vectors of {below}, whitened by one linear ma
 foresay teach responses.jsonl -t PATH -o targets/
 ```
 {plain}
-An index of the vectors before whitening needs no new embedding: `foresay whiten-index PATH old.npy -o new.npy`.
+An index of the vectors before whitening needs no new embedding: `foresay whiten-index old.npy -t PATH -o new.npy`.
 
 | | |
 |---|---|

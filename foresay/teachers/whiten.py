@@ -118,7 +118,7 @@ def whiten_index(teacher: Teacher, vectors: Vectors) -> Vectors:
     """
     if not isinstance(teacher, WhitenedTeacher):
         raise InputError(
-            f"{teacher.name} is not a whitened teacher; make one with: foresay whiten {teacher.name} TEXTS"
+            f"{teacher.name} is not a whitened teacher; make one with: foresay whiten TEXTS -t {teacher.name}"
         )
     width = len(teacher.whitening.mean)
     if vectors.ndim != 2 or vectors.shape[1] != width:

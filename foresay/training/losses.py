@@ -68,7 +68,7 @@ def contrast_loss(embedding: Tensor, target: Tensor, config: TrainConfig) -> Ten
     losses = []
     for n in lengths:
         cosine = functional.normalize(embedding[:, :n], dim=-1) @ functional.normalize(target[:, :n], dim=-1).T
-        scores = (cosine / config.temperature).masked_fill(twins, float("-inf"))
+        scores = (cosine / config.contrast_temperature).masked_fill(twins, float("-inf"))
         losses.append(functional.cross_entropy(scores, own))
     return torch.stack(losses).mean()
 

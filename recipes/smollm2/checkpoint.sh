@@ -12,7 +12,7 @@ first="$output/first.jsonl"
 
 # the teacher, and what the embedding is to be: half of each query, half of its answer
 [ -f "$output/teacher/teacher.json" ] ||
-    foresay whiten both-directions "$responses" -m smollm2 -o "$output/teacher" --max-tokens 96
+    foresay whiten "$responses" -t both-directions -m smollm2 -o "$output/teacher" --max-tokens 96
 foresay teach "$responses" -t "$output/teacher" -m smollm2 -o "$output/targets" --query-weight 0.5 --max-tokens 96
 
 # special tokens and reconstruction maps, from first sentences
@@ -26,4 +26,4 @@ foresay train "$first" "$output/first-targets" -m smollm2 -o "$output/trained" -
 foresay fit "$responses" "$output/targets" --checkpoint "$output/trained" -o "$output/checkpoint" \
     --inference-query-weight 0.25
 python "$here/halve.py" "$output/checkpoint" "$output/smollm2"
-foresay decode "$output/smollm2" -t "What are the symptoms of measles?" -t "Who wrote Hamlet?"
+foresay decode "$output/smollm2" --text "What are the symptoms of measles?" --text "Who wrote Hamlet?"
