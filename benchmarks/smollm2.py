@@ -285,7 +285,7 @@ def head(run: Run, fits: list[Fitted]) -> str:
 @click.option("--cache", required=True, type=click.Path(path_type=Path))
 @click.option("--parts", default="main,hyde,grid,curve,readings", help="Tables to make.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-def main(backbone: str, name: str, data: Path, rows: int, cache: Path, parts: str, output: Path, picture: Path) -> None:
+def main(backbone: str, name: str, data: Path, rows: int, cache: Path, parts: str, output: Path) -> None:
     """Writes the tables."""
     torch.set_num_threads(1)
     reader = Reader(Backbone.load(backbone, device="cpu", dtype="bfloat16"), cache, name)

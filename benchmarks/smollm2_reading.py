@@ -15,6 +15,7 @@ from foresay.backbone import Backbone
 from foresay.config import TeachConfig
 from foresay.model import Model
 from foresay.teachers.base import Teacher
+from foresay.teachers.llm2vec import BOTH
 from foresay.teachers.load import load_teacher
 from kept import Array, Kept
 
@@ -30,13 +31,14 @@ class Reader:
     backbone: Backbone
     cache: Path
     name: str
+    teacher: str = BOTH
     _teacher: Teacher = field(init=False)
     _stores: dict[str, Kept] = field(init=False, default_factory=dict)
     _memory: dict[tuple[str, int | None, int], Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """The teacher: the backbone read in both directions, mean pooled."""
-        self._teacher = load_teacher("both-directions", self.backbone, config=TeachConfig(max_tokens=LONGEST))
+        """The teacher, mean pooled: the backbone read in both directions, unless another one is named."""
+        self._teacher = load_teacher(self.teacher, self.backbone, config=TeachConfig(max_tokens=LONGEST))
 
     def vectors(self, texts: Sequence[str]) -> Array:
         """The teacher's, not whitened: (texts, hidden)."""
@@ -44,7 +46,8 @@ class Reader:
         def embed(block: Sequence[str]) -> Array:
             return np.asarray(self._teacher.embed(block), np.float32)
 
-        return self._read(f"both-{LONGEST}", texts, embed, slice(None))
+        name = "both" if self.teacher == BOTH else self.teacher
+        return self._read(f"{name}-{LONGEST}", texts, embed, slice(None))
 
     def states(self, texts: Sequence[str], seed: int = 0, template: str = "chat", first: int = TOKENS) -> Array:
         """The mean of the first special tokens' states, (texts, hidden); no token sees a later one."""

@@ -1,12 +1,19 @@
 """The arithmetic of the run on SmolLM2: scores against scikit-learn's, and a made-up world whose answer is known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, ndcg_score
 
+import smollm2_penalty as penalty
+import weight_rules as weights
+from foresay.backbone import Backbone
+from foresay.engines.prompts import Prompter
+from foresay.training.closed_form import PENALTIES
 from smollm2_methods import Fitted, Taught
 from smollm2_sets import LabelledSet, average_precision, bm25, mean, ndcg, safety, spearman, unit
 from smollm2_tables import BASE, Found, difference, gain, table
@@ -81,3 +88,42 @@ def test_what_counts_as_harm(tmp_path: Path) -> None:
     near_other = unit(places[1:2] + 0.1 * places[2:7].sum(axis=0))
     assert own.items(near_other, places).tolist() == [0] and harmful.items(near_other, places).tolist() == [1]
     assert own.items(places[:1], places).tolist() == [1]
+
+
+def test_rules_for_the_penalty() -> None:
+    """By the mean; nearly as good by how far rows scatter; paired, by how far their differences do."""
+    rows = np.linspace(0.2, 0.8, 101)  # scatter far more than penalties differ
+    noise = 0.01 * np.sin(np.arange(101))
+    cosines = np.array([rows - 0.02, rows, rows - 0.0005 + noise, rows - 0.01, rows - 0.1], np.float32)
+    assert penalty.best(cosines) == 1
+    assert penalty.one_standard_error(cosines) == 3, "0.01 is within 0.175 / 10"
+    assert penalty.paired(cosines) == 2, "only 0.0005 is within what the differences scatter"
+
+
+def test_penalty_paths_solve_ridge_regression() -> None:
+    """The map of each penalty is the textbook's, on the rows that are not held out."""
+    random = np.random.default_rng(0)
+    states, wide = random.normal(size=(60, 4)).astype(np.float32), random.normal(size=(4, 3))
+    targets, held = (states @ wide + 0.1 * random.normal(size=(60, 3))).astype(np.float32), np.arange(0, 60, 6)
+    solved, rest = penalty.solve(states, targets, held), np.setdiff1d(np.arange(60), held)
+    x = (states - states[rest].mean(axis=0)) / states[rest].std(axis=0)
+    for strength, to in zip(PENALTIES, solved.maps, strict=True):
+        gram = x[rest].T @ x[rest] / len(rest) + strength * np.eye(4)
+        centred = targets[rest] - targets[rest].mean(axis=0)
+        weight = np.linalg.solve(gram, x[rest].T @ centred / len(rest))
+        assert to(states) == pytest.approx(x @ weight + targets[rest].mean(axis=0), abs=1e-4)
+
+
+def test_shares_by_thirds() -> None:
+    """The lowest third gets the most of the question."""
+    shares = weights.thirds(np.array([5.0, 1.0, 3.0, 6.0, 2.0, 4.0], np.float32))
+    assert shares[:, 0].tolist() == [0.25, 0.75, 0.5, 0.25, 0.75, 0.5]
+
+
+def test_likelihood_is_the_models_own(backbone: Callable[[str], Backbone]) -> None:
+    """The mean log-probability of the response, as the library's own loss has it."""
+    llm = backbone("qwen3")
+    prompt, answer = Prompter(llm, "", 256, 96).prompts(["why"])[0], llm.tokenize(["because it rains"])[0]
+    labels = torch.tensor([[-100] * len(prompt) + answer])
+    loss = llm.model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+    assert weights.likelihood(llm, ["why\0because it rains"])[0, 0] == pytest.approx(-float(loss), rel=1e-4)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import smollm2_sets as labelled
 import teacher_quality as quality
 from foresay.backbone import Backbone
 from foresay.config import TeacherConfig
+from foresay.teachers.llm2vec import LLM2VecTeacher
 from foresay.teachers.make import make_teacher
 
 from .conftest import SENTENCES
@@ -19,7 +21,8 @@ from .conftest import SENTENCES
 
 def outcome(scores: list[float]) -> Any:  # noqa: ANN401 - a class of a module that is loaded by path
     """Items with these scores."""
-    return quality.mean_of(np.array(scores))
+    items = np.array(scores)
+    return quality.Outcome(len(items), lambda pick: float(items[pick].mean()))
 
 
 def test_interval_of_one_seed_is_of_its_items() -> None:
@@ -40,39 +43,49 @@ def test_interval_of_seeds_is_of_items_and_seeds() -> None:
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.3)
 
 
-def test_the_script(
-    backbone: Callable[[str], Backbone],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Every stage of two seeds in the table, and the same figures again."""
-    rows = [{"id": str(i), "text": text, "label": "ab"[i % 2], "score": i} for i, text in enumerate(SENTENCES)]
-    files: dict[str, list[dict[str, Any]]] = {
-        "queries": rows[:3],
-        "corpus": rows[3:],
-        "qrels": [{"query": "0", "doc": "3", "score": 1}, {"query": "2", "doc": "5", "score": 1}],
-        "pairs": [{"text1": row["text"], "text2": rows[0]["text"], "score": row["score"]} for row in rows],
-        "train": rows,
-        "test": rows,
+def test_the_script(backbone: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage of two seeds, plain and whitened, and the same figures from what was kept."""
+    rows = [{"id": str(i), "text": text, "score": i} for i, text in enumerate(SENTENCES)]
+    files: dict[str, dict[str, list[dict[str, Any]]]] = {
+        "found": {
+            "queries": rows[:3],
+            "corpus": rows[3:],
+            "qrels": [{"query": "0", "doc": "3", "score": 1}, {"query": "2", "doc": "5", "score": 1}],
+        },
+        "alike": {"pairs": [{"text1": row["text"], "text2": rows[0]["text"], "score": row["score"]} for row in rows]},
     }
-    for _, task in quality.TASKS:
+    for task, parts in files.items():
         (tmp_path / task).mkdir()
         (tmp_path / task / "task.json").write_text(json.dumps({"name": task}))
-        for name, content in files.items():
+        for name, content in parts.items():
             (tmp_path / task / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
-    command = ["teacher_quality.py", "--data", str(tmp_path)]
+    sets = [labelled.retrieval(tmp_path / "found"), labelled.similarity(tmp_path / "alike")]
+    monkeypatch.setattr(quality, "all_sets", lambda data: sets)
+    monkeypatch.setattr(quality, "BOOTSTRAP", 20)
+    pairs = [{"id": str(i), "query": f"{one} {i}", "response": SENTENCES[i % 3]} for i, one in enumerate(SENTENCES * 3)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    command = ["teacher_quality.py", "--causal"]
+    for option in ("data", "pairs", "cache", "output"):
+        command += [f"--{option}", str(tmp_path / {"pairs": "pairs.jsonl", "data": ""}.get(option, option))]
     for seed in (0, 1):
         config = TeacherConfig(mntp_steps=1, simcse_steps=1, mntp_batch_size=2, simcse_batch_size=2, seed=seed)
         make_teacher(SENTENCES, backbone("qwen3"), tmp_path / f"t{seed}", config)
         command += ["--teacher", str(tmp_path / f"t{seed}")]
     monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.setattr(quality, "BOOTSTRAP", 20)
     quality.main()
-    printed = capsys.readouterr().out
-    names = [line.split("|")[1].strip() for line in printed.splitlines()[2:]]
-    stages = ["after stage 1", "after stage 2"]
-    assert names[:4] == ["backbone, causal", "both directions, untrained", *(f"{stage}, mean" for stage in stages)]
-    assert names[4:] == [f"{stage}, teacher {i}" for stage in stages for i in (0, 1)]
+    printed = (tmp_path / "output").read_text()
+    names = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
+    for stage, more in (
+        ("backbone, causal", ""),
+        ("both directions, untrained", ""),
+        ("after stage 1", ", mean"),
+        ("after stage 2", ", mean"),
+    ):
+        assert {stage + more, f"{stage}, whitened{more}"} <= set(names)
+        assert bool(more) == (f"{stage}, whitened, teacher 1" in names)
+    assert "after stage 2, whitened" in names, "a row of the differences"
+    assert names.count(quality.BASE) == 1, "measured, and no difference to itself"
+    (tmp_path / "output").unlink()
+    monkeypatch.setattr(LLM2VecTeacher, "embed", lambda *_: pytest.fail("it was embedded before"))
     quality.main()
-    assert capsys.readouterr().out == printed
+    assert (tmp_path / "output").read_text() == printed
