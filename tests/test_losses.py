@@ -22,9 +22,9 @@ from .conftest import SENTENCES
 def test_alignment() -> None:
     """Squared error or one minus cosine, summed over rows; the mean over the lengths an embedding may have."""
     embedding, target = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0]]), torch.tensor([[0.0, 1, 0, 0], [0, 1.0, 0, 0]])
-    assert alignment_loss(embedding, target, TrainConfig()) == pytest.approx((2 + 1) / 4)
-    assert alignment_loss(embedding, target, TrainConfig(alignment="cosine")) == pytest.approx(1.0)
-    shorter = TrainConfig(dims=(2,))
+    assert alignment_loss(embedding, target, TrainConfig(alignment="mse")) == pytest.approx((2 + 1) / 4)
+    assert alignment_loss(embedding, target, TrainConfig()) == pytest.approx(1.0)
+    shorter = TrainConfig(dims=(2,), alignment="mse")
     assert alignment_loss(embedding, target, shorter) == pytest.approx(((2 + 1) / 4 + (2 + 1) / 2) / 2)
 
 

@@ -19,7 +19,7 @@ from foresay.reading import lenses
 from foresay.reading.heat_map import heat_map
 from foresay.reading.lens import lens
 from foresay.reading.lenses import Found, Hit
-from foresay.reading.logit_lens import LogitLens
+from foresay.reading.logit_lens import LogitLens, largest
 
 from .conftest import FAMILIES, SENTENCES
 from .test_cli import run
@@ -184,3 +184,16 @@ def test_the_table(backbone: Get, tmp_path: Path) -> None:
     many = run("lens", tmp_path / "checkpoint", "a fox", "--layers", "all", "--device", "cpu")
     assert len([line for line in many.splitlines() if line.strip()[:1] in "012"]) >= 3
     assert "does not end in .png" in run("lens", tmp_path / "checkpoint", "x", "--heat-map", "map.jpg", code=1)
+
+
+@pytest.mark.parametrize(("size", "k"), [(7, 7), (64, 5), (1000, 1), (1037, 5), (49152, 10)])
+def test_the_largest_values_are_those_of_a_sort(size: int, k: int) -> None:
+    """Also where the row does not divide into blocks, where all are below zero, and where the best stand together."""
+    rows = torch.randn(6, size, generator=torch.Generator().manual_seed(size))
+    rows[1] -= 100
+    rows[2] = torch.arange(size)
+    rows[3, -k:] = 9
+    values, places = largest(rows, k)
+    assert torch.equal(values, rows.sort(dim=1, descending=True).values[:, :k])
+    assert torch.equal(rows.gather(1, places), values)
+    assert all(len(set(of)) == k for of in places.tolist())

@@ -13,7 +13,7 @@ from .options import DType, Options, Tracker, require
 Template = Literal["none", "chat"]
 Start = Literal["closed-form", "random"]
 Documents = Literal["checkpoint", "teacher"]
-Alignment = Literal["relative", "cosine", "mse"]
+Alignment = Literal["cosine", "relative", "mse"]
 Select = Literal["embedding", "loss"]
 Reconstruct = Literal["tokens", "one"]
 
@@ -123,9 +123,9 @@ class TrainConfig(ShapeConfig):
     ] = 0.0
     alignment: Annotated[
         Alignment,
-        "Distance to the target: the share of the targets' variance that is missed, which no teacher's scale changes; "
-        "one minus the cosine; or the mean squared error, as published.",
-    ] = "relative"
+        "Distance to the target: one minus the cosine; the share of the targets' variance that is missed, which no "
+        "teacher's scale changes either; or the mean squared error, as published.",
+    ] = "cosine"
     contrast_temperature: Annotated[float, "Cosines are divided by this in the contrast."] = 0.05
     max_response_tokens: Annotated[int, "Longest response that is reconstructed; longer ones are cut."] = 512
     micro_batch_tokens: Annotated[

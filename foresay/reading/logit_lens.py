@@ -43,22 +43,43 @@ class LogitLens:
         """The likeliest tokens of each state, and those of the mean distribution over a row's tokens."""
         each: list[list[list[Hit]]] = []
         merged: list[list[Hit]] = []
-        size = states.shape[1] * self.backbone.text_config.vocab_size
+        count = states.shape[1]
+        size = count * self.backbone.text_config.vocab_size
         for some in torch.split(states, max(1, LOGITS_AT_ONCE // size)):
             for logits in torch.split(self._logits(some, layer), max(1, CHANCES_AT_ONCE // size)):
-                chances = logits.softmax(dim=-1, dtype=torch.float32)
+                chances = logits.float().softmax(dim=-1)  # for bf16 on a CPU a third of the time of softmax(dtype=…)
                 flat = self._best(chances.flatten(0, 1), top)
-                each += [flat[at : at + states.shape[1]] for at in range(0, len(flat), states.shape[1])]
-                count = chances.shape[1]
+                each += [flat[at : at + count] for at in range(0, len(flat), count)]
                 both = torch.bmm(chances.new_ones(len(chances), 1, count), chances)  # on a CPU faster than a mean
                 merged += self._best(both.squeeze(1) / count, top)
         return each, merged
 
     def _best(self, chances: Tensor, top: int) -> list[list[Hit]]:
         """The likeliest tokens of each distribution (any, vocabulary)."""
-        best = chances.topk(min(top, chances.shape[-1]), dim=-1)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[Hit(self._name(i), p) for i, p in zip(ids, shares, strict=True)] for ids, shares in pairs]
+        values, ids = largest(chances, min(top, chances.shape[-1]))
+        pairs = zip(ids.tolist(), values.tolist(), strict=True)
+        return [[Hit(self._name(i), p) for i, p in zip(some, shares, strict=True)] for some, shares in pairs]
+
+
+def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest values of each row and where they stand, as `rows.topk(k)` finds them, in half of its time.
+
+    The k largest values lie in the k blocks with the largest maxima, so that only those blocks need sorting.
+
+    Args:
+        rows: (rows, values).
+        k: how many, at most as many as a row has values.
+    """
+    size = 1 << (rows.shape[1] // k).bit_length() // 2  # as many maxima as values in the k blocks, about
+    blocks = rows.shape[1] // size
+    if blocks <= k:
+        return rows.topk(k)
+    chosen = rows[:, : blocks * size].view(len(rows), blocks, size).amax(dim=2).topk(k).indices
+    inside = (chosen[:, :, None] * size + torch.arange(size, device=rows.device)).flatten(1)
+    after = torch.arange(blocks * size, rows.shape[1], device=rows.device).expand(len(rows), -1)
+    places = torch.cat([inside, after], dim=1)
+    best = rows.gather(1, places).topk(k)
+    return best.values, places.gather(1, best.indices)
 
 
 def _final_norm(decoder: nn.Module) -> nn.Module:

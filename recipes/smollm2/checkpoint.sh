@@ -20,7 +20,7 @@ foresay teach "$responses" -t "$output/teacher" -m smollm2 -o "$output/targets" 
 foresay teach "$first" -t "$output/teacher" -m smollm2 -o "$output/first-targets" --query-weight 0.5
 foresay train "$first" "$output/first-targets" -m smollm2 -o "$output/trained" --readout mean --dtype bfloat16 \
     --steps "$steps" --batch-size 16 --learning-rate 4e-4 --token-learning-rate 1e-3 --max-response-tokens 48 \
-    --held-out 128 --select loss
+    --alignment relative --held-out 128 --select loss
 
 # the alignment map, from the whole answers
 foresay fit "$responses" "$output/targets" --checkpoint "$output/trained" -o "$output/checkpoint" \
