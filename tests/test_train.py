@@ -73,7 +73,7 @@ def test_gradient_is_the_plain_one(backbone: Get) -> None:
     rows, _ = model.rows(QUERIES[:6], 64)
     answers = [[*ids, base.end_id] for ids in base.tokenize(RESPONSES[:6])]
     targets = torch.from_numpy(pairs().targets[:6])
-    config = TrainConfig(alignment_weight=0.5, reconstruction_weight=2.0)
+    config = TrainConfig(alignment="mse", alignment_weight=0.5, reconstruction_weight=2.0)
     gradient(model, rows, answers, targets, config)
     ours = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
@@ -403,7 +403,7 @@ def test_the_alignment_loss_has_no_scale(backbone: Get, tmp_path: Path, scale: f
     whole = pairs()
     scaled = Pairs(whole.queries, whole.responses, whole.targets * np.float32(scale), whole.origin)
     seen: list[Step] = []
-    config = small(steps=2, held_out=2, learning_rate=1e-9)
+    config = small(steps=2, held_out=2, learning_rate=1e-9, alignment="relative")
     report: Report = lambda event: seen.append(event) if isinstance(event, Step) else None  # noqa: E731
     encoder = train(scaled, backbone("qwen3"), tmp_path / "run", config, report)
     rows, held = scaled.split(config)
