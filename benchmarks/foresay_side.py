@@ -20,6 +20,7 @@ from torch import Tensor
 from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.model import Model
+from foresay.reconstruction import generate
 from foresay.training.step import gradient
 from timing import Result, hardware, timed
 from workbench import SPECIAL_TOKENS, Shape, encoding, versions
@@ -69,7 +70,7 @@ class Side:
 
     def decode(self, texts: int, tokens: int) -> Tensor:
         """Ids (texts, tokens), all texts as one batch."""
-        return self.model.generate(self.soft_prompts[:texts], tokens)
+        return generate(self.model.backbone, self.soft_prompts[:texts], tokens)
 
 
 def check(side: Side) -> Result:

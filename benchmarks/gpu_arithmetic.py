@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from foresay.config import TrainConfig
 from foresay.cross_entropy import LOGITS_AT_ONCE
 from foresay.model import Model
+from foresay.reconstruction import reconstruction_loss
 from workbench import SPECIAL_TOKENS, TINY, Shape, encoding, rows, training
 
 MICRO_BATCHES = (8192, 4096, 2048, 1024, 512)
@@ -170,6 +171,6 @@ def _saved(model: Model, tokens: int) -> int:
 
     prompt = torch.zeros(1, SPECIAL_TOKENS, model.backbone.hidden_size, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model.reconstruction_loss(prompt, rows([tokens - SPECIAL_TOKENS + 1], TINY.vocabulary))
+        loss = reconstruction_loss(model.backbone, prompt, rows([tokens - SPECIAL_TOKENS + 1], TINY.vocabulary))
     del loss
     return sum(kept.values())

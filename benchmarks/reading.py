@@ -22,8 +22,10 @@ from foresay.config import DecodeConfig, LensConfig
 from foresay.data.queries import Query, read_queries
 from foresay.encoder import Encoder
 from foresay.model import Model
+from foresay.reading import decode
 from foresay.reading.explain import explain
 from foresay.reading.lens import lens
+from foresay.reconstruction import generate
 from timing import hardware, timed
 
 EXAMPLE = Path(__file__).parents[1] / "foresay" / "packaged" / "example" / "queries.jsonl"
@@ -82,18 +84,22 @@ def main(backbone: str, texts: int, tokens: int, rounds: int, output: Path) -> N
     queries = [item.text for item in read_queries(EXAMPLE) if isinstance(item, Query)]
     queries = [queries[i % len(queries)] + (f" ({i})" if i >= len(queries) else "") for i in range(texts)]
     stored = torch.from_numpy(encoder.soft_prompts(queries[:64]))
-    generate, config = model.generate, DecodeConfig(max_new_tokens=tokens)
+    config = DecodeConfig(max_new_tokens=tokens)
 
-    def bare(prompts: torch.Tensor, count: int, **more: Any) -> torch.Tensor:  # noqa: ANN401 - the library's options
+    def bare(base: Backbone, prompts: torch.Tensor, count: int, **more: Any) -> torch.Tensor:  # noqa: ANN401 - the library's
         """Both sides write as many tokens, whatever an untrained prompt says."""
-        return generate(prompts, count, min_new_tokens=count, **more)
+        return generate(base, prompts, count, min_new_tokens=count, **more)
 
-    model.generate = bare  # type: ignore[method-assign, assignment]
+    decode.generate = bare  # type: ignore[assignment, attr-defined]
+
+    def theirs() -> torch.Tensor:
+        return bare(loaded, stored, tokens)
+
     lines = [
         row(
             "decode 64 stored items",
             "bare `generate`",
-            beside(lambda: encoder.decode(soft_prompts=stored, config=config), lambda: bare(stored, tokens), rounds),
+            beside(lambda: encoder.decode(soft_prompts=stored, config=config), theirs, rounds),
             "at most 1.10",
         ),
         row(

@@ -1,7 +1,7 @@
 """The method (arXiv 2603.10913, section 3): a frozen language model, special tokens, and two linear maps.
 
 In: token ids of texts. Out: states of the special tokens, which the maps (maps.py) lead to soft_prompt (batch,
-compression, hidden) and embedding (batch, dim); and the loss of writing the response from a soft prompt.
+compression, hidden) and embedding (batch, dim). What the frozen model makes of a soft prompt is in reconstruction.py.
 
 Attention is causal, which two things here rest on:
 
@@ -14,8 +14,7 @@ by; `soft_prompt` is what the first layer receives, *after* that scale.
 """
 
 from collections.abc import Callable, Sequence
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ from transformers import DynamicCache
 
 from .backbone import Backbone
 from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
-from .cross_entropy import chunked_cross_entropy
-from .errors import BackboneError, InputError
+from .errors import InputError
 from .maps import Maps, MapShape
 
 if TYPE_CHECKING:
@@ -246,61 +244,6 @@ class Model(Maps):
         """The special tokens as the first layer receives them: (batch, tokens, hidden)."""
         scaled = self.special_tokens.to(self.backbone.dtype) * self.backbone.embed_scale
         return scaled.to(self.backbone.dtype).expand(batch, -1, -1)
-
-    # -- the loss of decoding ----------------------------------------------------------------------------
-
-    def reconstruction_loss(self, soft_prompt: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
-        """Next-token cross-entropy of the responses with the soft prompt as their only prefix.
-
-        Args:
-            soft_prompt: (batch, compression, hidden).
-            responses: token ids of each response, its end token included.
-
-        Returns:
-            nats, *summed* over all response tokens of the batch.
-        """
-        backbone = self.backbone
-        ids, lengths = pad(responses, backbone.pad_id, left=False, device=backbone.device)
-        inputs = torch.cat([soft_prompt.to(backbone.dtype), backbone.embedding(ids[:, :-1])], dim=1)
-        states = backbone.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        states = states[:, soft_prompt.shape[1] - 1 :]
-        labelled = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        return chunked_cross_entropy(states[labelled], ids[labelled], backbone.logits, backbone.text_config.vocab_size)
-
-    # -- decoding ----------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def generate(self, soft_prompts: Tensor, max_new_tokens: int, **options: Any) -> Tensor:  # noqa: ANN401
-        """Continues soft prompts (batch, compression, hidden) by the library's own `generate`.
-
-        Args:
-            soft_prompts: what `soft_prompt` returned.
-            max_new_tokens: longest continuation.
-            **options: handed to `generate`, for instance `streamer`.
-
-        Returns:
-            token ids (batch, at most max_new_tokens), padded behind each row's stop token.
-
-        Raises:
-            BackboneError: if the library cannot make this model write from embeddings.
-        """
-        backbone = self.backbone
-        inputs = soft_prompts.to(backbone.device, backbone.dtype)
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0}
-        if "inputs_embeds" not in signature(backbone.model.prepare_inputs_for_generation).parameters:
-            raise BackboneError(
-                f"{backbone.name} ({type(backbone.model).__name__}) embeds, but transformers cannot make it write from "
-                "soft prompts; decoding needs another backbone"
-            )
-        ids: Tensor = backbone.model.generate(
-            inputs_embeds=inputs,
-            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=backbone.stop_ids or [backbone.end_id],
-            pad_token_id=backbone.pad_id,
-            **{**greedy, **options},
-        )
-        return ids
 
 
 def _like_rows_of(matrix: Tensor, rows: int) -> Tensor:

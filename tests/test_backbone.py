@@ -27,6 +27,7 @@ from foresay.cli.main import main
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, InputError
 from foresay.model import Model
+from foresay.reconstruction import generate
 
 from .conftest import SENTENCES, make_folder, make_tokenizer, save_and_export
 
@@ -114,10 +115,9 @@ def test_every_way_gives_the_states_of_one_text_alone(kind: str, splits: bool) -
 def test_a_soft_prompt_continues_as_one_pass_says(kind: str) -> None:
     """What `generate` writes with its cache or state is what the whole sequence, run anew for each token, gives."""
     base = made(kind, **{**ATTENTION, **STATE}[kind])
-    model = Model(base, thought=0, compression=3, dim=8)
     inputs = torch.randn(2, 3, 32)
     base.stop_ids = [base.embedding.num_embeddings - 1]  # a spare row: nothing ends early
-    ids = model.generate(inputs, 5)
+    ids = generate(base, inputs, 5)
     with torch.no_grad():
         for place in range(5):
             states = base.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
@@ -138,9 +138,9 @@ def test_what_cannot_be_right_is_refused(kind: str) -> None:
 def test_a_backbone_that_cannot_write_from_embeddings_says_so() -> None:
     """Falcon-H1 embeds, but the library has no way to continue embeddings."""
     mamba = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
-    model = Model(made("falcon_h1", head_dim=16, **mamba), thought=0, compression=2, dim=8)
+    base = made("falcon_h1", head_dim=16, **mamba)
     with pytest.raises(BackboneError, match="decoding needs another backbone"):
-        model.generate(torch.zeros(1, 2, 32), 3)
+        generate(base, torch.zeros(1, 2, 32), 3)
 
 
 # -- files -----------------------------------------------------------------------------------------------

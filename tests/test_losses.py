@@ -12,6 +12,7 @@ from foresay.backbone import Backbone
 from foresay.config import TrainConfig
 from foresay.errors import InputError
 from foresay.model import Model
+from foresay.reconstruction import reconstruction_loss
 from foresay.training.losses import alignment_loss, contrast_loss
 from foresay.training.metrics import Metrics
 from foresay.training.step import gradient, losses_of
@@ -65,7 +66,7 @@ def test_no_cut_changes_the_gradient(backbone: Callable[[str], Backbone], option
     loss = config.alignment_weight * alignment_loss(embeddings, targets, config) / 6
     loss = loss + config.contrast_weight * contrast_loss(embeddings, targets, config)
     if config.reconstruction_weight:
-        loss = loss + model.reconstruction_loss(prompts, answers) / sum(map(len, answers))
+        loss = loss + reconstruction_loss(model.backbone, prompts, answers) / sum(map(len, answers))
     plain = torch.autograd.grad(loss, list(model.parameters()))
     for metrics, gradients in seen:
         assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -78,7 +79,7 @@ def test_without_reconstruction_its_pass_does_not_run(
 ) -> None:
     """A weight of 0 costs nothing."""
     model = Model(backbone("qwen3"), thought=0, compression=3, dim=8)
-    monkeypatch.setattr(Model, "reconstruction_loss", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("foresay.training.step.reconstruction_loss", lambda *_: pytest.fail("it ran"))
     rows, _ = model.rows(SENTENCES, 64)
     config = TrainConfig(reconstruction_weight=0.0)
     for compute in (gradient, losses_of):

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from foresay.backbone import Backbone
 from foresay.model import Model
+from foresay.reconstruction import reconstruction_loss
 
 from .conftest import FAMILIES, SENTENCES
 
@@ -76,7 +77,7 @@ def test_reconstruction_loss_is_the_models_own(backbone: Get, family: str, monke
     model = make(base)
     responses = [[*ids, base.end_id] for ids in base.tokenize(SENTENCES[:3])]
     prompt = torch.randn(3, 3, base.hidden_size, requires_grad=True)
-    loss = model.reconstruction_loss(prompt, responses)
+    loss = reconstruction_loss(model.backbone, prompt, responses)
     (gradient,) = torch.autograd.grad(loss, prompt)
 
     expected = torch.zeros(())

@@ -13,6 +13,7 @@ from foresay.config import DecodeConfig
 from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.model import Model
+from foresay.reconstruction import generate
 
 from .conftest import FAMILIES, SENTENCES
 
@@ -38,7 +39,7 @@ def own_log_probs(encoder: Encoder, prompt: np.ndarray, ids: list[int]) -> list[
 def ids_of(encoder: Encoder, prompts: np.ndarray, config: DecodeConfig) -> list[list[int]]:
     """Token ids that the library writes greedily, up to and with the stop token."""
     base, rows = encoder.model.backbone, []
-    for row in encoder.model.generate(torch.from_numpy(prompts), config.max_new_tokens).tolist():
+    for row in generate(base, torch.from_numpy(prompts), config.max_new_tokens).tolist():
         end = next((at + 1 for at, i in enumerate(row) if i in base.stop_ids), len(row))
         rows.append(row[:end])
     return rows
@@ -164,7 +165,7 @@ def test_a_closed_stream_stops_the_backbone(backbone: Get, monkeypatch: pytest.M
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(encoder.model, "generate", fail)
+    monkeypatch.setattr("foresay.reading.decode.generate", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(encoder.decode_stream(SENTENCES[0]))
 

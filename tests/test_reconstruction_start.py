@@ -17,6 +17,7 @@ from foresay.encoder import Encoder
 from foresay.errors import InputError
 from foresay.maps import TokenMaps
 from foresay.model import Model
+from foresay.reconstruction import reconstruction_loss
 from foresay.training import reconstruction_start as start
 from foresay.training.fit import fit
 from foresay.training.train import train
@@ -102,7 +103,7 @@ def test_the_held_out_loss_chooses(backbone: Get, monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         prompts = torch.einsum("bth,tdh->btd", states, found.weight) + found.bias
         firsts = [ids[: start.MOST_TOKENS] for ids in answers]
-        nats = model.reconstruction_loss(prompts, firsts)
+        nats = reconstruction_loss(model.backbone, prompts, firsts)
     assert found.loss == pytest.approx(float(nats) / sum(map(len, firsts)), rel=1e-4)
     assert found.swapped != pytest.approx(found.loss, rel=1e-6)
 
@@ -169,7 +170,8 @@ def test_training_starts_from_it_and_decodes_better(backbone: Get, tmp_path: Pat
         rows, _ = encoder.model.rows(QUERIES, 64)
         answers = [[*ids, base.end_id] for ids in base.tokenize(RESPONSES)]
         with torch.no_grad():
-            nats = encoder.model.reconstruction_loss(encoder.model.soft_prompt(encoder.model.hidden(rows)), answers)
+            prompts = encoder.model.soft_prompt(encoder.model.hidden(rows))
+            nats = reconstruction_loss(base, prompts, answers)
         return float(nats) / sum(map(len, answers))
 
     assert loss(trained) < loss(fitted) - 0.1

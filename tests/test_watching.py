@@ -19,7 +19,7 @@ from foresay.errors import InputError
 from foresay.teachers.make import make_teacher
 from foresay.training.curves import draw_curves
 from foresay.training.live import LiveTable
-from foresay.training.metrics import Read, Step
+from foresay.training.metrics import COSTS, HELD_OUT, LOSSES, Read, Step, held_out
 from foresay.training.tracking import tracking
 from foresay.training.train import train
 
@@ -166,3 +166,13 @@ def test_curves_of_the_losses_that_are_on(tmp_path: Path, losses: tuple[str, ...
     draw_curves(metrics, picture)
     width, height = struct.unpack(">II", picture.read_bytes()[16:24])
     assert (width, height) == (480 * (len(losses) + held), 432)
+
+
+def test_every_number_of_a_run_has_its_unit(backbone: Callable[[str], Backbone], tmp_path: Path) -> None:
+    """`metrics.jsonl` holds what `training.metrics` describes, all of it and nothing else."""
+    train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2, evaluate_every=1, contrast_weight=0.5))
+    lines = (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()
+    losses = {metric.name for metric in LOSSES}
+    others = {metric.name for metric in (*HELD_OUT, *COSTS)}
+    found = set().union(*map(json.loads, lines)) - {"step"}
+    assert found == losses | {held_out(name) for name in losses} | others

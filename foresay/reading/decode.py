@@ -6,7 +6,6 @@ Be careful with sampled text: every row draws from a generator of its own, so it
 Log-probabilities are the backbone's own, before temperature and nucleus.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -18,19 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TextIteratorStreamer,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList, TextIteratorStreamer
 
 from ..config import DecodeConfig
 from ..errors import InputError
 from ..model import Model
+from ..reconstruction import generate
+from .generate_hooks import Cancelled, Draw, Record
 
 _LOOKED_THROUGH = 1024
 """Soft prompts that are checked at a time."""
@@ -131,7 +124,7 @@ def decode_tokens(
     Raises:
         InputError: for soft prompts that are not this model's.
     """
-    record, decoded = _Record(), []
+    record, decoded = Record(), []
     for ids in _batches(model, soft_prompts, config, record, done):
         for row, log_probs in zip(ids, record.take(ids).tolist(), strict=True):
             kept, text, finish = _trim(model, row, config)
@@ -161,8 +154,9 @@ def _pieces(model: Model, prompt: Tensor, config: DecodeConfig) -> Generator[str
     def write() -> None:
         try:
             options = _options(model, config, range(1), None)
-            options["stopping_criteria"] = StoppingCriteriaList([_Cancelled(cancelled)])
-            model.generate(_with_question(model, prompt, config), config.max_new_tokens, streamer=streamer, **options)
+            options["stopping_criteria"] = StoppingCriteriaList([Cancelled(cancelled)])
+            asked = _with_question(model, prompt, config)
+            generate(model.backbone, asked, config.max_new_tokens, streamer=streamer, **options)
         except BaseException as error:  # handed to the reader below
             failed.append(error)
             streamer.end()
@@ -209,7 +203,7 @@ def _batches(
     model: Model,
     soft_prompts: ArrayLike | Tensor,
     config: DecodeConfig,
-    record: "_Record | None",
+    record: Record | None,
     done: Done | None = None,
 ) -> Iterator[Tensor]:
     """Token ids of each batch (rows, at most max_new_tokens)."""
@@ -217,16 +211,16 @@ def _batches(
     for start in range(0, len(prompts), config.batch_size):
         part = _part(prompts, start, start + config.batch_size)
         options = _options(model, config, range(start, start + len(part)), record)
-        yield model.generate(_with_question(model, part, config), config.max_new_tokens, **options)
+        yield generate(model.backbone, _with_question(model, part, config), config.max_new_tokens, **options)
         if done:
             done(start + len(part))
 
 
-def _options(model: Model, config: DecodeConfig, rows: range, record: "_Record | None") -> dict[str, Any]:
+def _options(model: Model, config: DecodeConfig, rows: range, record: Record | None) -> dict[str, Any]:
     """What the library's `generate` is told besides the prompts."""
     processors: list[LogitsProcessor] = [] if record is None else [record]
     if config.temperature:
-        processors.append(_Draw(config, rows))
+        processors.append(Draw(config, rows))
     options: dict[str, Any] = {"logits_processor": LogitsProcessorList(processors)}
     if config.stop:
         options |= {"stop_strings": list(config.stop), "tokenizer": model.backbone.tokenizer}
@@ -285,58 +279,3 @@ def _pieces_of(model: Model, ids: list[int]) -> list[str]:
         pieces.append(text[len(known) :] if whole else "")
         known = text if whole else known
     return pieces
-
-
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]
-    """Stops every row once the event is set."""
-
-    def __init__(self, event: Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # noqa: ANN401 - the library's
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
-
-
-class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Sampling as a greedy choice among noisy scores (Gumbel 1954), with a generator for each row.
-
-    The library samples from the global generator, whose draws depend on the batch and on other threads.
-    """
-
-    def __init__(self, config: DecodeConfig, rows: range) -> None:
-        self.generators = [torch.Generator().manual_seed(_mixed(config.seed, row)) for row in rows]
-        warpers = [TemperatureLogitsWarper(config.temperature), TopPLogitsWarper(config.top_p)]
-        self.warpers = LogitsProcessorList(warpers)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=one) for one in self.generators])
-        noisy: Tensor = self.warpers(input_ids, scores) - noise.log().to(scores.device)
-        return noisy
-
-
-def _mixed(seed: int, row: int) -> int:
-    """A seed for one row. The generator heeds 32 bits of what it is given, so both numbers go into those."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{row}".encode()).digest()[:4])
-
-
-class _Record(LogitsProcessor):  # type: ignore[misc]
-    """Keeps the log-probability of each chosen token, and never more than one step's distribution."""
-
-    def __init__(self) -> None:
-        self.last: Tensor | None = None
-        self.chosen: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._choose(input_ids)
-        self.last = scores.float().log_softmax(dim=-1)
-        return scores
-
-    def _choose(self, ids: Tensor) -> None:
-        if self.last is not None:
-            self.chosen.append(self.last.gather(1, ids[:, -1:]))
-
-    def take(self, ids: Tensor) -> Tensor:
-        """Log-probabilities (rows, tokens) of a finished batch; the next one starts afresh."""
-        self._choose(ids)
-        found, self.last, self.chosen = torch.cat(self.chosen, dim=1), None, []
-        return found

@@ -105,7 +105,6 @@ class Gate:
             logger.error("an error nobody foresaw", exc_info=error, extra={"fields": {"id": call.id}})
             told = ApiError(500, f"something went wrong in the server; its log has more, at id {call.id}", "internal")
         if call.status:  # the response has begun: all that is left is to end it early, so that it is seen to be torn
-            call.torn = True
             raise _Torn
         await told.response()(call.scope, _nothing, call.send)
 
@@ -135,7 +134,7 @@ class _Call:
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = asked if _ID.fullmatch(asked) else secrets.token_hex(8)
         self.scope, self._send = scope, send
-        self.status, self.key, self.torn = 0, "", False
+        self.status, self.key = 0, ""
         self.start = time.perf_counter()
 
     async def send(self, message: Message) -> None:

@@ -1,15 +1,8 @@
-"""An LLM2Vec teacher on disk and in use: a backbone, adapters that make it read in both directions, a mean.
+"""An LLM2Vec teacher in use: a backbone, adapters that make it read in both directions, a mean.
 
-In: the folder that `foresay teacher` made, a published LLM2Vec model (hub id or folder), or the word `nano-teacher`.
-Out: an `LLM2VecTeacher`. Our own folder also opens in plain `SentenceTransformer(path)`:
-
-    teacher.json                 backbone and revision, longest text, what made it
-    adapter/                     LoRA adapter in PEFT's format
-    golden.safetensors           a sample of the backbone's weights, to refuse another one under the same name
-    modules.json, backbone_config.json, tokenizer.json, …    the same teacher for plain sentence-transformers
-
-Be careful with the adapter's place: it has a folder of its own, because beside an adapter the library takes the config
-from the backbone, whose attention is causal (`layout.py`).
+In: the folder that `foresay teacher` made (llm2vec_folder.py), a published LLM2Vec model (hub id or folder), or the
+word `nano-teacher` or `both-directions`. Out: an `LLM2VecTeacher`.
+Be careful: a published model may be two adapters on each other, of which only the upper one is named.
 """
 
 import hashlib
@@ -21,25 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from .. import __version__
 from ..backbone import Backbone, same_backbone
 from ..batching import Budget, run_by_length
 from ..config import TeachConfig
 from ..errors import InputError
-from ..files import read_json, write_json
+from ..files import read_json
 from .base import LinearMap, Teacher, Vectors, Wanted, kind
 from .bidirectional import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Bidirectional
-from .card import write_card
 from .folder import CONFIG
+from .llm2vec_folder import GOLDEN, backbone_record, read_about
 from .packaged import FOLDERS
 
-GOLDEN = "golden.safetensors"
 BOTH = "both-directions"
 """The word for a backbone that nothing trained to read in both directions."""
-FORMAT = 2
 _PUBLISHED_STAGES = ("-unsup-simcse", "-supervised")
 """Ends of published names whose adapter stands on the one of the name without it: `X-mntp-unsup-simcse` on `X-mntp`."""
 _INST = ("[INST]", "[/INST]")  # the spaces inside are their tokenizers' own
@@ -180,16 +170,6 @@ def _load_own(folder: Path, wanted: Wanted) -> LLM2VecTeacher | None:
     return LLM2VecTeacher(reader, wanted.name, wanted.config, chain)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """The contents of a folder's teacher.json; InputError if it is of a newer format."""
-    about = read_json(folder / CONFIG)
-    if about.get("format") != "foresay-teacher" or about["format_version"] > FORMAT:
-        raise InputError(
-            f"{folder / CONFIG} is of a newer format than foresay {__version__} reads; pip install -U foresay"
-        )
-    return about
-
-
 def _load_published(folder: Path, wanted: Wanted) -> LLM2VecTeacher:
     chain, base = _chain(wanted.name, folder)
     model, is_shared = _model(base, None, "auto", wanted)
@@ -269,38 +249,3 @@ def fingerprint(chain: Sequence[Path]) -> str:
     for adapter in chain:
         digest.update((adapter / ADAPTER_WEIGHTS).read_bytes())
     return digest.hexdigest()[:16]
-
-
-def backbone_record(backbone: Backbone) -> dict[str, Any]:
-    """What finds a backbone again; its name has one spelling, and a local folder's is its full path."""
-    return {"name": backbone.name, "revision": backbone.revision, "dtype": backbone.dtype_name}
-
-
-# -- saving ----------------------------------------------------------------------------------------------
-
-
-def save(folder: Path, reader: Bidirectional, record: dict[str, Any]) -> None:
-    """Writes a teacher of one adapter; `teacher.json` comes last, so that a folder with it has the other files.
-
-    Args:
-        folder: to write; what an earlier call wrote is replaced.
-        reader: backbone and adapter.
-        record: how it was made.
-    """
-    from .layout import write_both_directions  # the exporter's libraries
-
-    backbone = reader.backbone
-    (folder / CONFIG).unlink(missing_ok=True)
-    reader.save_adapter(folder / "adapter", backbone.address, backbone.revision)
-    save_file({"backbone_sample": backbone.sample()}, folder / GOLDEN)
-    longest = min(TeachConfig().max_tokens + len(backbone.leading_ids), backbone.max_positions)
-    write_both_directions(folder, backbone, longest)
-    about = {
-        "format": "foresay-teacher",
-        "format_version": FORMAT,
-        "foresay_version": __version__,
-        "backbone": backbone_record(backbone),
-        "training": record,
-    }
-    write_card(folder, about)
-    write_json(folder / CONFIG, about)

@@ -37,7 +37,8 @@ from ..training.optimizer import Optimizer, Schedule
 from ..training.run_folder import STATE, RunFolder
 from .bidirectional import ADAPTER_WEIGHTS, Bidirectional
 from .folder import check_trained
-from .llm2vec import LLM2VecTeacher, save
+from .llm2vec import LLM2VecTeacher
+from .llm2vec_folder import save
 from .objectives import DROPOUT, blank, mntp_gradient, simcse_gradient
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from ..files import write_json
 from .base import Teacher, Vectors
 from .card import write_whitened_card
 from .folder import CONFIG, appear, check_whitened
-from .llm2vec import BOTH, FORMAT, GOLDEN, read_about
+from .llm2vec import BOTH
+from .llm2vec_folder import FORMAT, GOLDEN, read_about
 from .load import load_teacher
 from .whitened import WhitenedTeacher
 from .whitening import FILE, Choice, Whitening, choose_whitening, halves

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import read_json, write_json
 from .base import LinearMap, Teacher, Vectors, Wanted, digest, kind, open_teacher
-from .llm2vec import read_about
+from .llm2vec_folder import read_about
 from .packaged import folder_of
 from .whitening import FILE, Whitening
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..batching import pad
 from ..model import Model
+from ..reconstruction import reconstruction_loss
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 """Tried on the held-out rows; in units of a standardised state's variance."""
@@ -232,7 +233,7 @@ def choose(moments: SoftPromptMoments, sample: Sample) -> SoftPromptFit:
         prompts = torch.einsum("bth,tdh->btd", states, weight) + bias
         parts = [slice(start, start + 16) for start in range(0, len(answers), 16)]
         prompts = prompts.roll(shift, dims=0)
-        nats = sum(float(model.reconstruction_loss(prompts[part], answers[part])) for part in parts)
+        nats = sum(float(reconstruction_loss(model.backbone, prompts[part], answers[part])) for part in parts)
         return nats / sum(map(len, answers))
 
     penalties = {number: _best_penalty(solved, number, sample) for number in range(len(moments.layouts))}

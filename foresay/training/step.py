@@ -15,6 +15,7 @@ from torch import Tensor
 from ..batching import length_batches
 from ..config import TrainConfig
 from ..model import Model
+from ..reconstruction import reconstruction_loss
 from .attention import attention_for
 from .grad_cache import pull
 from .losses import alignment_loss, contrast_loss, weighted
@@ -114,7 +115,8 @@ def _summed_gradient(model: Model, share: _Share, config: TrainConfig, most: int
             leaf = soft_prompt.detach().requires_grad_()
             lengths = [len(responses[i]) + model.compression for i in order]
             for part in length_batches(lengths, most, least):
-                loss = model.reconstruction_loss(leaf[part], [responses[order[i]] for i in part]) / share.tokens
+                answers = [responses[order[i]] for i in part]
+                loss = reconstruction_loss(model.backbone, leaf[part], answers) / share.tokens
                 (loss * config.reconstruction_weight).backward()  # type: ignore[no-untyped-call]
                 totals["reconstruction"] += float(loss.detach())
             tensors, gradients = [*tensors, soft_prompt], [*gradients, leaf.grad]
@@ -147,7 +149,8 @@ def _losses(model: Model, share: _Share, config: TrainConfig, most: int) -> tupl
     if config.reconstruction_weight:
         lengths = [len(row) + model.compression for row in share.responses]
         parts = length_batches(lengths, most)
-        nats = [model.reconstruction_loss(prompts[part], [share.responses[i] for i in part]) for part in parts]
+        base, responses = model.backbone, share.responses
+        nats = [reconstruction_loss(base, prompts[part], [responses[i] for i in part]) for part in parts]
         metrics["reconstruction"] = float(sum(nats)) / share.tokens
     return metrics, embeddings
 
