@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ except ImportError:  # Windows has no flock; not to start two writers is up to t
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+_HELD: dict[Path, int] = {}
+"""What `holding` keeps others from, and the thread that does."""
 
 _FULL = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -171,9 +175,55 @@ def hold(file: IO[bytes], what: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DataError(f"another process is writing {what}; wait for it, or use another -o") from None
+        raise DataError(f"another process is writing {what}; wait for it or stop it, or use another -o") from None
     except OSError as error:  # some network file systems cannot lock
         logger.warning("cannot lock %s (%s): make sure that nothing else writes there", what, error)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Nobody else writes a file or folder until the block ends, or its process does, however it ends.
+
+    The lock is a hidden file beside it.
+
+    Raises:
+        DataError: if another process or thread is writing it, or nothing can be written there.
+    """
+    path = path.resolve()
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock, path)
+    _HELD[path] = threading.get_ident()
+    try:
+        yield
+    finally:
+        del _HELD[path]
+        if fcntl is None:
+            file.close()  # Windows removes no file that is open
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def holds(path: Path) -> bool:
+    """Whether this thread is inside `holding` of a file or folder."""
+    return _HELD.get(path.resolve()) == threading.get_ident()
+
+
+def _locked(lock: Path, what: Path) -> IO[bytes]:
+    """A lock's file, held, and still the one of that name: whoever held it before has removed it."""
+    while True:
+        file = lock.open("ab")
+        try:
+            hold(file, what)
+            if fcntl is None or os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from foresay.cli.main import main
 from foresay.config import FitConfig, TeacherConfig, TrainConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
-from foresay.errors import CheckpointError, ForesayError, InputError
+from foresay.errors import CheckpointError, DataError, ForesayError, InputError
 from foresay.model import Model
 from foresay.teachers.make import make_teacher
 from foresay.training.fit import fit
+from foresay.training.metrics import Event
 from foresay.training.train import train
 
 from .conftest import SENTENCES, save_and_export
@@ -229,6 +231,42 @@ def test_encode_looks_before_it_works(checkpoint: Path, tmp_path: Path, monkeypa
     (tmp_path / "folder").mkdir()
     printed = run("encode", checkpoint, tmp_path / "texts.txt", "-o", tmp_path / "folder")
     assert "it is a folder" in printed and printed.count("\n") == 1
+
+
+HELD = "another process is writing .*out; wait for it or stop it"
+
+
+def test_one_at_a_time(checkpoint: Path, encoder: Encoder, pairs: Pairs, tmp_path: Path) -> None:
+    """While one command is at work, another that would write the same folder ends at once, and changes nothing."""
+    base, refused = encoder.model.backbone, []
+
+    def meanwhile(_: Event) -> None:
+        for name, command in commands(encoder, pairs, checkpoint).items():
+            with pytest.raises(DataError, match=HELD), ThreadPoolExecutor(1) as pool:
+                pool.submit(command, tmp_path / "out").result()
+            refused.append(name)
+        assert not list((tmp_path / "out").glob("*"))
+
+    fit(pairs, base, tmp_path / "out", FIT, meanwhile)
+    assert len(set(refused)) == 5 and Record.load(tmp_path / "out").training.method == "closed form"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "out", "texts.txt"]
+
+
+def test_vectors_and_ids_are_of_one_call(
+    checkpoint: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second `encode` with the same output ends at once; before, it could write between the first one's files."""
+    words = ("encode", checkpoint, tmp_path / "texts.txt", "-o", tmp_path / "v.npy", "--device", "cpu")
+    said = []
+
+    def late(*_: object, **__: object) -> Encoder:
+        monkeypatch.undo()
+        said.append(run(*words))
+        return encoder
+
+    monkeypatch.setattr("foresay.cli.embedding.load_encoder", late)
+    assert "4 embeddings" in run(*words)
+    assert said[0].startswith(f"error: another process is writing {tmp_path / 'v.npy'}; ")
 
 
 def test_a_full_disk(checkpoint: Path, encoder: Encoder, small_disk: Path, tmp_path: Path) -> None:

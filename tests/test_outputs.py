@@ -1,10 +1,15 @@
 """What a command may write over: an earlier output of its own, and nothing else; and what a full disk is told as."""
 
 import errno
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import click
 import numpy as np
@@ -14,7 +19,7 @@ from click.testing import CliRunner
 from foresay.cli.main import main
 from foresay.cli.options import Group
 from foresay.errors import DataError
-from foresay.outputs import replacing, unwritable, writing
+from foresay.outputs import hold, holding, holds, replacing, unwritable, writing
 
 ROW = '{"id": "a", "query": "What is a cat?", "response": "An animal."}\n'
 
@@ -89,6 +94,56 @@ def test_two_that_write_one_file(tmp_path: Path) -> None:
     with replacing(path) as part:
         part.write_text("second")
     assert path.read_text() == "second" and [one.name for one in tmp_path.iterdir()] == ["v.npy"]
+
+
+HELD = "another process is writing"
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
+    """Runs something in a thread of its own; its error is raised here."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def elsewhere(folder: Path) -> str:
+    """What a process says that wants to write a folder."""
+    code = "import sys, pathlib\nfrom foresay.outputs import holding\nwith holding(pathlib.Path(sys.argv[1])): pass"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    return done.stderr
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    """Not by a second block, nor by another thread or process; what a killed process left holds nobody back."""
+    folder, lock = tmp_path / "deep" / "c", tmp_path / "deep" / ".c.lock"
+    with holding(folder):
+        for start in (lambda work: work(), in_a_thread):
+            with pytest.raises(DataError, match="another process is writing .*c; wait for it or stop it"):
+                start(lambda: holding(folder).__enter__())
+        assert holds(folder) and not in_a_thread(lambda: holds(folder))
+        assert HELD in elsewhere(folder)
+    assert not holds(folder) and not lock.exists()
+    lock.touch()  # of a process that was killed
+    assert HELD not in elsewhere(folder) and not lock.exists()
+    with holding(folder):
+        pass
+
+
+def test_a_lock_that_is_removed_while_another_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening and locking, its holder may end and remove it: a lock on a removed file keeps nobody out."""
+    lock, opened = tmp_path / ".c.lock", []
+
+    def late(file: IO[bytes], what: Path) -> None:
+        opened.append(os.fstat(file.fileno()).st_ino)
+        if len(opened) == 1:
+            lock.unlink()
+        if len(opened) == 2:
+            lock.replace(tmp_path / "away")
+            lock.touch()
+        hold(file, what)
+
+    monkeypatch.setattr("foresay.outputs.hold", late)
+    with holding(tmp_path / "c"):
+        assert len(opened) == 3 and opened[-1] == lock.stat().st_ino
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,48 @@ def test_a_killed_build_goes_on(backbone: Get, tmp_path: Path, monkeypatch: pyte
         build_index(base, other, tmp_path / "whole", ALL)
 
 
+@pytest.mark.parametrize("name", ["tokens.npy", "layer_07.npy", "sentences.bin"])
+def test_files_of_others_stay(name: str, backbone: Get, tmp_path: Path) -> None:
+    """A folder without a manifest is nobody's index: a file there with the name of ours is refused, by all ways in."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("years of work")
+    (tmp_path / "texts.txt").write_text("\n".join(CORPUS))
+    base = backbone("llama")
+    published(tmp_path / "published", base)
+    told = f"{name} is there already, and foresay latent-index would replace it"
+    for call in (
+        lambda: build_index(base, plan_index(base, CORPUS, ALL), tmp_path / "mine", ALL),
+        lambda: convert_latent_index(tmp_path / "published", base, tmp_path / "mine"),
+    ):
+        with pytest.raises(InputError, match=told):
+            call()
+    words = ("latent-index", tmp_path / "texts.txt", "-m", tmp_path / "no-model", "-o", tmp_path / "mine")
+    assert told in run(*words, code=1)  # before it looks for the model
+    assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == {name: "years of work"}
+
+
+def test_a_build_killed_at_its_start_is_begun_anew(
+    backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are there and its manifest is not; the folder is known for ours all the same."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    base = backbone("llama")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(latent_build, "write_sentences", killed)
+        built(base, tmp_path / "index")
+    assert (tmp_path / "index" / "tokens.npy").exists() and not (tmp_path / "index" / "manifest.json").exists()
+    (tmp_path / "once").mkdir()  # an empty folder is fine
+    again, once = built(base, tmp_path / "index"), built(base, tmp_path / "once")
+    for layer, states in once.states.items():
+        np.testing.assert_array_equal(again.states[layer], states)
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted(
+        path.name for path in (tmp_path / "once").iterdir()
+    )
+
+
 def test_the_announced_size_is_what_it_takes(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the few kilobytes of the files' heads; more than the disk has is refused before anything is written."""
     base = backbone("qwen3")

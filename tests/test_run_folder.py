@@ -48,7 +48,7 @@ def test_a_second_training_is_refused_and_touches_nothing(backbone: Get, tmp_pat
             refusals.append(str(refused.value))
 
     train(pairs(), base, tmp_path / "run", config, second)
-    assert refusals == [f"another process is training in {tmp_path / 'run'}; wait for it or stop it, or use another -o"]
+    assert refusals == [f"another process is writing {tmp_path / 'run'}; wait for it or stop it, or use another -o"]
     lines = (tmp_path / "run" / "training" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     train(pairs(), base, tmp_path / "run", config, lambda _: pytest.fail("a step ran"))  # and it is free again
@@ -59,7 +59,7 @@ def test_a_second_teacher_is_refused(backbone: Get, tmp_path: Path) -> None:
     config = TeacherConfig(mntp_steps=2, simcse_steps=0, mntp_batch_size=2, mntp_max_tokens=8)
 
     def second(event: Event) -> None:
-        with pytest.raises(DataError, match="another process is training in"):
+        with pytest.raises(DataError, match="another process is writing"):
             make_teacher(SENTENCES, backbone("qwen3"), tmp_path / "t", config)
 
     make_teacher(SENTENCES, backbone("qwen3"), tmp_path / "t", config, second)

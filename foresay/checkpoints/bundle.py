@@ -11,7 +11,7 @@ from ..backbone import Backbone
 from ..encoder import Encoder
 from ..errors import CheckpointError
 from .export.sentence_transformers import export
-from .folder import appear, claim, drafting, find
+from .folder import appear, claimed, drafting, find
 from .record import Record
 from .save import save
 from .verify import verify
@@ -44,11 +44,10 @@ def bundle(
         VerifyError: if the copy does not give the golden vectors.
     """
     folder = find(path)
-    output = claim(output, "foresay bundle", overwrite=overwrite)
-    if folder.resolve() == output:
-        raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
-    training = Record.load(folder).training
-    with drafting(output) as draft:
+    with claimed(output, "foresay bundle", overwrite=overwrite) as output, drafting(output) as draft:
+        if folder.resolve() == output:
+            raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
+        training = Record.load(folder).training
         encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device)
         save(draft, encoder, training)
         record = export(draft, encoder, whole=True)

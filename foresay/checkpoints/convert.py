@@ -24,7 +24,7 @@ from ..errors import CheckpointError
 from ..model import Model
 from ..prompts import EVALUATION
 from .export.sentence_transformers import export
-from .folder import claim, find
+from .folder import claimed, find
 from .record import Training
 from .save import save
 
@@ -59,7 +59,16 @@ def convert(
     """
     folder = find(path)
     made = Training("conversion", pairs={"converted from": str(path)})
-    output = claim(output, "foresay convert", overwrite=overwrite, mine=lambda found: found.training == made)
+    mine = claimed(output, "foresay convert", overwrite=overwrite, mine=lambda found: found.training == made)
+    with mine as output:
+        encoder = _read(folder, backbone, device)
+        save(output, encoder, made)
+        export(output, encoder)
+    return encoder
+
+
+def _read(folder: Path, backbone: str | Backbone | None, device: str) -> Encoder:
+    """The encoder that a published folder holds."""
     config = _run_config(folder)
     tokens = _special_tokens(folder)
     align, reconstruct = _head(folder / "alignment_mlp"), _head(folder / "reconstruction_mlp")
@@ -82,10 +91,7 @@ def convert(
             **{f"align.{name}": tensor for name, tensor in align.items()},
         }
     )
-    encoder = Encoder(model, prompts=PROMPTS, max_tokens=int(config.get("max_input_length", 512)))
-    save(output, encoder, made)
-    export(output, encoder)
-    return encoder
+    return Encoder(model, prompts=PROMPTS, max_tokens=int(config.get("max_input_length", 512)))
 
 
 class _PlainLoader(yaml.SafeLoader):

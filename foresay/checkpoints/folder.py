@@ -8,7 +8,7 @@ work, and stays.
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..backbone_sources import SMOLLM2
 from ..errors import CheckpointError
 from ..files import load_object, write_json
-from ..outputs import sync, writing
+from ..outputs import holding, holds, sync, writing
 from .record import GOLDEN, RECORD, WEIGHTS, Record
 
 _OWN = ".foresay-files.json"
@@ -109,6 +109,21 @@ def claim(folder: Path, command: str, *, overwrite: bool, mine: Callable[[Record
     return folder
 
 
+@contextmanager
+def claimed(
+    folder: Path, command: str, *, overwrite: bool, mine: Callable[[Record], bool] | None = None
+) -> Iterator[Path]:
+    """As `claim`, and nobody else writes a checkpoint there until the block ends.
+
+    Raises:
+        CheckpointError: as `claim` does.
+        DataError: if another process is writing one there.
+    """
+    folder = claim(folder, command, overwrite=overwrite, mine=mine)
+    with holding(folder):
+        yield claim(folder, command, overwrite=overwrite, mine=mine)  # somebody may have been faster
+
+
 def _record(folder: Path) -> Record | None:
     try:
         return Record.load(folder)
@@ -138,15 +153,20 @@ def new_draft(folder: Path) -> Path:
 
 @contextmanager
 def drafting(folder: Path) -> Iterator[Path]:
-    """A draft to fill; after an error, a full disk among them, it is gone and `folder` is as it was."""
-    with writing(folder):
-        draft = new_draft(folder)
-    try:
+    """A draft to fill; after an error, a full disk among them, it is gone and `folder` is as it was.
+
+    Raises:
+        DataError: if another process is writing the folder, or nothing can be written there.
+    """
+    with nullcontext() if holds(folder) else holding(folder):
         with writing(folder):
-            yield draft
-    except BaseException:
-        remove(draft)
-        raise
+            draft = new_draft(folder)
+        try:
+            with writing(folder):
+                yield draft
+        except BaseException:
+            remove(draft)
+            raise
 
 
 def appear(draft: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from ..backbone import Backbone
 from ..encoder import Encoder
 from ..errors import CheckpointError
 from .export.sentence_transformers import export
-from .folder import appear, claim, drafting, find
+from .folder import appear, claimed, drafting, find
 from .record import Record
 from .save import save
 
@@ -43,12 +43,11 @@ def reweight(
         BackboneError: if its backbone is gone or is another model.
     """
     folder = find(path)
-    output = claim(output, "foresay reweight", overwrite=overwrite)
-    if folder.resolve() == output:
-        raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
-    record = Record.load(folder)
-    encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device).with_query_weight(query_weight)
-    with drafting(output) as draft:
+    with claimed(output, "foresay reweight", overwrite=overwrite) as output, drafting(output) as draft:
+        if folder.resolve() == output:
+            raise CheckpointError(f"{output} is the checkpoint itself; use another -o")
+        record = Record.load(folder)
+        encoder = Encoder.from_pretrained(folder, backbone=backbone, device=device).with_query_weight(query_weight)
         save(draft, encoder, record.training)
         export(draft, encoder, whole=record.backbone.bundled)
         appear(draft, output)

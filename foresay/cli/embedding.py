@@ -1,5 +1,6 @@
 """Texts to embeddings."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,12 @@ import click
 from ..config import ClusterConfig, ShardsConfig
 from ..errors import InputError
 from ..files import write_json
-from ..outputs import check_file, check_output, check_space, replacing
+from ..outputs import check_file, check_output, check_space, holding, replacing
 from .options import Command, HomePath, Text, build, option, options, shared
 from .running import calm_libraries, load_encoder, progress_bar, reasons_of, texts_of
 
 if TYPE_CHECKING:
+    from ..embedded import Array
     from ..encoder import Encoder
     from ..reading.stored import SoftPrompts
 
@@ -74,12 +76,6 @@ def encode(
         return
     if keep_soft_prompts and output is None:
         raise InputError("--keep-soft-prompts stores a file beside the vectors; add -o FILE.npy")
-    if output is not None:
-        _check_vectors(output, source)
-    ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"), repeats=True)
-    encoder = load_encoder(checkpoint, **where)
-    if output is not None:
-        check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
     how: dict[str, Any] = {
         "prompt": prompt,
         "normalize_embeddings": normalize,
@@ -87,17 +83,34 @@ def encode(
         "on_cut": "error" if no_cut else "warn",
         "show_progress_bar": source is not None,
     }
-    stored = None
-    if keep_soft_prompts:
-        stored = _store(encoder, output, ids, kind)
-        how["soft_prompts"] = stored.array
-    vectors = (encoder.encode_query if kind == "query" else encoder.encode_document)(wanted, **how)
-    if output is None:
-        import json
+    if output is not None:
+        _check_vectors(output, source)
+    with nullcontext() if output is None else holding(output):  # vectors and ids of one call, not of two
+        ids, wanted = texts_of(source, texts, where.pop("column"), where.pop("split"), repeats=True)
+        encoder = load_encoder(checkpoint, **where)
+        embed = encoder.encode_query if kind == "query" else encoder.encode_document
+        if output is None:
+            _print(ids, embed(wanted, **how))
+            return
+        check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
+        stored = _store(encoder, output, ids, kind) if keep_soft_prompts else None
+        vectors = embed(wanted, **how, soft_prompts=None if stored is None else stored.array)
+        names = _write(output, ids, vectors)
+        if stored is not None:
+            stored.close()
+    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
 
-        for name, vector in zip(ids, vectors, strict=True):
-            click.echo(json.dumps({"id": name, "embedding": [round(float(x), 7) for x in vector]}))
-        return
+
+def _print(ids: list[str], vectors: "Array") -> None:
+    """JSON lines."""
+    import json
+
+    for name, vector in zip(ids, vectors, strict=True):
+        click.echo(json.dumps({"id": name, "embedding": [round(float(x), 7) for x in vector]}))
+
+
+def _write(output: Path, ids: list[str], vectors: "Array") -> Path:
+    """The vectors, and their ids beside them, whose place is returned."""
     import numpy as np
 
     names = _beside(output, "ids.json")
@@ -105,9 +118,7 @@ def encode(
     with replacing(output) as part, part.open("wb") as file:
         np.save(file, vectors)
     write_json(names, ids)
-    if stored is not None:
-        stored.close()
-    click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
+    return names
 
 
 def _encode_shards(
@@ -170,7 +181,7 @@ def _beside(output: Path, kind: str) -> Path:
     return output.with_name(f"{output.stem}.{kind}")
 
 
-def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str) -> "SoftPrompts":
+def _store(encoder: "Encoder", output: Path, ids: list[str], kind: str) -> "SoftPrompts":
     """A file beside the vectors for their soft prompts."""
     from ..reading.stored import SoftPrompts
 
@@ -183,4 +194,4 @@ def _store(encoder: "Encoder", output: "Path | None", ids: list[str], kind: str)
         raise InputError(
             "--keep-soft-prompts: this checkpoint was made without the reconstruction loss and cannot decode"
         )
-    return SoftPrompts.create(_beside(Path(str(output)), "soft_prompts.npy"), encoder.model, ids)
+    return SoftPrompts.create(_beside(output, "soft_prompts.npy"), encoder.model, ids)

@@ -211,6 +211,9 @@ def latent_index(
     if (source is None) == (convert is None):
         raise InputError("give either a file of texts or --convert FOLDER")
     texts = None if source is None else texts_of(source, (), values["column"], values["split"])[1]
+    from ..reading.latent_index import check_index_folder
+
+    check_index_folder(output)  # before a model is loaded
     calm_libraries()
     from ..backbone import Backbone
     from ..reading.latent_build import build_index, plan_index

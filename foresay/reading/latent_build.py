@@ -27,7 +27,8 @@ from ..batching import length_batches, pad
 from ..config import LatentIndexConfig
 from ..errors import BackboneError, DataError, InputError
 from ..files import as_json, differences
-from .latent_index import IndexManifest, layer_file
+from ..outputs import holding
+from .latent_index import IndexManifest, begin, begun, layer_file
 from .layers import chosen_layers
 
 logger = logging.getLogger(__name__)
@@ -130,10 +131,16 @@ def build_index(
         progress: told sentences done, of how many.
 
     Raises:
-        DataError: if the folder holds another index.
-        InputError: if the disk has no room for it.
+        DataError: if the folder holds another index, or another process is writing it.
+        InputError: if the disk has no room for it, or the folder holds files that are no index's.
     """
-    config = config or LatentIndexConfig()
+    with holding(Path(output)):
+        return _build(backbone, plan, Path(output), config or LatentIndexConfig(), progress)
+
+
+def _build(
+    backbone: Backbone, plan: IndexPlan, output: Path, config: LatentIndexConfig, progress: Told | None
+) -> IndexManifest:
     manifest = _claim(backbone, plan, output, config)
     files = {layer: open_memmap(layer_file(output, layer), mode="r+") for layer in plan.layers}
     scales = np.load(output / "scale.npy") if config.storage == "int8" else None
@@ -225,7 +232,7 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
             f"the index takes {plan.bytes / 1e9:.1f} GB and {output} has room for {free / 1e9:.1f} GB; "
             "store fewer --layers or --contexts, or --storage int8"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    begin(output)
     dtype: Any = {"float16": np.float16, "int8": np.int8}[config.storage]
     for layer, rows in zip(fresh.layers, fresh.rows, strict=True):
         open_memmap(layer_file(output, layer), mode="w+", dtype=dtype, shape=(rows, fresh.hidden)).flush()
@@ -234,7 +241,7 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
     write_sentences(output, plan.texts)
     if config.storage == "int8":
         np.save(output / "scale.npy", _units(backbone, plan, config.batch_tokens))
-    fresh.write(output)  # last: a folder with a manifest has the other files
+    begun(output, fresh)  # last: a folder with a manifest has the other files
     return fresh
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..config import Storage
 from ..errors import DataError, InputError
+from ..outputs import holding
 from .latent_build import quantize, write_sentences
-from .latent_index import IndexManifest, layer_file, own_tokens_file
+from .latent_index import IndexManifest, begin, begun, layer_file, own_tokens_file
 
 _FILE = "embeddings_cache.pt"
 _LAYER = re.compile(r"layer_(\d+)")
@@ -60,7 +61,14 @@ def convert_latent_index(
     paths = {int(found[1]): path / _FILE for path in folder.glob("layer_*") if (found := _LAYER.fullmatch(path.name))}
     if not paths:
         raise DataError(f"{folder} holds no layer_N/{_FILE}; expected an index that the latentlens package saved")
-    output.mkdir(parents=True, exist_ok=True)
+    with holding(output):
+        begin(output)
+        return _convert(source, paths, backbone, output, storage)
+
+
+def _convert(
+    source: str | Path, paths: dict[int, Path], backbone: Backbone, output: Path, storage: Storage
+) -> IndexManifest:
     sentences: dict[str, int] = {}
     rows: list[int] = []
     units: list[NDArray[np.float32]] = []
@@ -86,7 +94,7 @@ def convert_latent_index(
         source={"converted from": str(source)},
         done=len(sentences),
     )
-    manifest.write(output)  # last: a folder with a manifest has the other files
+    begun(output, manifest)  # last: a folder with a manifest has the other files
     return manifest
 
 

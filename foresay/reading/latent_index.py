@@ -25,9 +25,13 @@ from .. import __version__
 from ..backbone import Backbone, same_backbone
 from ..errors import BackboneError, DataError, InputError
 from ..files import read_json, write_json
+from ..outputs import check_folder
 from .lenses import Hit
 
 FORMAT = 1
+_MANIFEST = "manifest.json"
+_BEGUN = ".latent-index"
+_FILES = (_MANIFEST, "tokens.npy", "backbone.npy", "scale.npy", "sentences.npy", "sentences.bin")
 _BLOCK_NUMBERS = 1 << 24
 """Numbers of a layer that are compared at once: 64 MiB in float32."""
 _RAW: dict[str, Any] = {"float16": np.float16, "int8": np.int8}
@@ -64,12 +68,12 @@ class IndexManifest:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The manifest in a folder; DataError if there is none that this version reads."""
-        if not (folder / "manifest.json").is_file():
+        if not (folder / _MANIFEST).is_file():
             raise DataError(
                 f"there is no latent index in {folder}; make one with: foresay latent-index TEXTS -o {folder}"
             )
         try:
-            manifest = cls(**read_json(folder / "manifest.json"))
+            manifest = cls(**read_json(folder / _MANIFEST))
         except TypeError:
             manifest = None
         if manifest is None or manifest.format != FORMAT:
@@ -78,7 +82,7 @@ class IndexManifest:
 
     def write(self, folder: Path) -> None:
         """Replaces the manifest in a folder in one move."""
-        write_json(folder / "manifest.json", asdict(self))
+        write_json(folder / _MANIFEST, asdict(self))
 
 
 def layer_file(folder: Path, layer: int) -> Path:
@@ -89,6 +93,30 @@ def layer_file(folder: Path, layer: int) -> Path:
 def own_tokens_file(folder: Path, layer: int) -> Path:
     """Where a layer's own table of tokens is, if it has one."""
     return folder / f"layer_{layer:02d}.tokens.npy"
+
+
+def begin(folder: Path) -> None:
+    """Makes the folder of an index and marks it, so that a call after a kill knows the files in it for its own.
+
+    Raises:
+        InputError: if a file that is no index's has the name of one of its files. Nothing has been touched.
+        DataError: if nothing can be written there.
+    """
+    check_index_folder(folder)
+    (folder / _BEGUN).touch()
+
+
+def begun(folder: Path, manifest: IndexManifest) -> None:
+    """Writes the first manifest: all other files are there."""
+    manifest.write(folder)
+    (folder / _BEGUN).unlink()
+
+
+def check_index_folder(folder: Path) -> None:
+    """Fails now if `begin` would fail later; makes the folder."""
+    mine = any((folder / name).is_file() for name in (_MANIFEST, _BEGUN))  # what another's manifest says is read later
+    layers = (path.name for path in folder.glob("layer_*.npy"))
+    check_folder(folder, [*_FILES, *layers], mine=mine, command="foresay latent-index")
 
 
 @dataclass(frozen=True)

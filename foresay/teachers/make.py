@@ -30,6 +30,7 @@ from ..checkpoints.folder import appear, new_draft
 from ..config import TeacherConfig
 from ..errors import BackboneError, InputError
 from ..files import write_json
+from ..outputs import holding
 from ..training.distributed import Processes
 from ..training.loop import RunInFolder, row_order, run_steps
 from ..training.metrics import Report, Step
@@ -76,7 +77,7 @@ def make_teacher(
     """
     output = Path(output)
     check_trained(output)
-    with RunFolder(output / "training") as files:
+    with holding(output), RunFolder(output / "training") as files:
         run = _Teaching(check_texts(texts), backbone, files, config or TeacherConfig())
         run.start()
         run_steps(run, report)

@@ -20,6 +20,7 @@ from ..checkpoints.folder import drafting
 from ..config import TeachConfig, WhitenConfig
 from ..errors import InputError, VerifyError
 from ..files import write_json
+from ..outputs import holding
 from .base import Teacher, Vectors
 from .card import write_whitened_card
 from .folder import CONFIG, appear, check_whitened
@@ -51,8 +52,15 @@ def whiten(
             teacher is in `output`.
         DataError: if nothing can be written there.
     """
-    check_whitened(Path(output))
-    config = config or WhitenConfig()
+    config, output = config or WhitenConfig(), Path(output).resolve()
+    check_whitened(output)
+    with holding(output):
+        return _whiten(teacher, texts, output, config)
+
+
+def _whiten(
+    teacher: Teacher, texts: Sequence[str] | Sequence[tuple[str, str]], output: Path, config: WhitenConfig
+) -> tuple[WhitenedTeacher, Choice]:
     inner = teacher.inner if isinstance(teacher, WhitenedTeacher) else teacher
     pairs = [text for text in texts if isinstance(text, tuple)] or halves([str(text) for text in texts])
     left, right = (inner.embed([pair[side] for pair in pairs]) for side in (0, 1))

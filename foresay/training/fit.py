@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..backbone import Backbone
 from ..checkpoints.export.sentence_transformers import export
-from ..checkpoints.folder import claim, find
+from ..checkpoints.folder import claimed, find
 from ..checkpoints.record import Training
 from ..checkpoints.save import save
 from ..config import FitConfig
@@ -66,7 +66,25 @@ def fit(
         BackboneError: if the checkpoint's backbone is gone or is another model.
         DataError: if nothing can be written to `output`.
     """
-    output = claim(output, "foresay fit", overwrite=overwrite, mine=lambda found: found.training.method in _MINE)
+    mine = claimed(output, "foresay fit", overwrite=overwrite, mine=lambda found: found.training.method in _MINE)
+    with mine as output:
+        encoder, made = _fitted(pairs, backbone, output, config, report, checkpoint, device)
+        with writing(output):
+            save(output, encoder, made)
+            export(output, encoder)
+    return encoder
+
+
+def _fitted(
+    pairs: Pairs,
+    backbone: Backbone | None,
+    output: Path,
+    config: FitConfig | None,
+    report: Report | None,
+    checkpoint: str | Path | None,
+    device: str,
+) -> tuple[Encoder, Training]:
+    """The encoder, and how it was made."""
     warn_of_pairs(pairs)
     if checkpoint is not None:
         folder = find(checkpoint)
@@ -83,11 +101,7 @@ def fit(
         encoder.decodes = encoder.model.by_token
         metrics = _find(encoder, pairs, config, report, keep_reconstruct=False)
         made = Training("closed form", asdict(config), pairs.origin, metrics=metrics)
-    encoder = encoder.with_query_weight(config.inference_query_weight)
-    with writing(output):
-        save(output, encoder, made)
-        export(output, encoder)
-    return encoder
+    return encoder.with_query_weight(config.inference_query_weight), made
 
 
 def _find(

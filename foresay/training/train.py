@@ -9,6 +9,7 @@ frozen backbone has no dropout, so a resumed run is the run that was not killed.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..checkpoints.export.sentence_transformers import export
-from ..checkpoints.folder import claim
+from ..checkpoints.folder import claimed
 from ..checkpoints.load import load_weights
 from ..checkpoints.record import Training
 from ..checkpoints.save import save
@@ -29,7 +30,7 @@ from ..encoder import Encoder
 from ..errors import InputError
 from ..files import write_json
 from .closed_form import closed_form, standardise, start_from
-from .distributed import Processes
+from .distributed import Processes, is_first
 from .held_out import target_metrics
 from .loop import RunInFolder, row_order, run_steps
 from .losses import in_shares, variance_of, weighted
@@ -79,8 +80,8 @@ def train(
     """
     config, output = config or TrainConfig(), Path(output)
     resumes = (output / "training" / "run.json").is_file()  # another run is refused when its folder is opened
-    claim(output, "foresay train", overwrite=overwrite, mine=lambda _: resumes)
-    with RunFolder(output / "training", config.keep) as files:
+    writes = claimed(output, "foresay train", overwrite=overwrite, mine=lambda _: resumes)
+    with writes if is_first() else nullcontext(), RunFolder(output / "training", config.keep) as files:
         run = _Training(pairs, backbone, files, config)
         run.start(report if run.processes.first else None)
         run_steps(run, report)
