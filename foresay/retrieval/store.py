@@ -30,6 +30,8 @@ SHOWN = ["id", "chunk", "start", "end", "text", "metadata"]
 META = b"foresay"
 _TIES = 50
 """Rows fetched beyond the wanted ones: those that share the last one's score."""
+_GRAPH = 100_000
+"""Rows in a partition, which is a graph of its own: one graph of a million rows takes far longer to build than ten."""
 _PROBES, _EF, _REFINE = 20, 200, 2
 """Partitions that are looked into, candidates kept in each, and how many times what is wanted is ranked again."""
 
@@ -162,7 +164,9 @@ class Store:
         if count and not self._is_indexed("text"):
             self.table.create_index("text", config=FTS())
         if ann_rows and count >= ann_rows and not self._is_indexed("vector"):
-            self.table.create_index("vector", config=HnswSq(distance_type="cosine"))
+            graphs = -(-count // _GRAPH)
+            index = HnswSq(distance_type="cosine", num_partitions=graphs, ef_construction=_EF)
+            self.table.create_index("vector", config=index)
         self.table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def exactly(self) -> "Store":
