@@ -16,9 +16,11 @@ import torch
 
 from foresay import Encoder
 from foresay.teachers.whitened import WhitenedTeacher
+from foresay.teachers.whitening import Whitening
 from kept import Kept
+from smollm2 import RETRIEVAL, hyde
 from smollm2_reading import Reader
-from smollm2_sets import Array, LabelledSet, all_sets, unit
+from smollm2_sets import Array, LabelledSet, all_sets, retrieval, unit
 from smollm2_tables import BASE, Found, draw, table
 
 SHOWN = {
@@ -66,8 +68,32 @@ def main(data: Path, cache: Path, output: Path, picture: Path) -> None:
         parts = [done[:5], done[5:11], done[11:]]
         tables = [table(found, list(found), part, gains=number < 2) for number, part in enumerate(parts) if part]
         output.write_text(HEAD + "\n".join(tables))
+    with output.open("a") as file:
+        file.write("\n" + beside_hyde(data, reader, whitening, kept, weight))
     draw(found, SHOWN, done[:11], picture)
 
+
+def beside_hyde(data: Path, reader: Reader, whitening: Whitening, kept: Kept, weight: float) -> str:
+    """The same vectors against the written answers, on the questions that were answered, as Markdown."""
+    written, found = hyde(data), Found()
+    sets = [retrieval(data / name, list(written[name])) for name in RETRIEVAL]
+    for one in sets:
+        answers = list(written[one.name].values())
+        said, asked, space = (unit(whitening(reader.vectors(texts))) for texts in (answers, one.queries, one.documents))
+        own = unit(kept.read(one.queries))
+        ways = {
+            "HyDE": said,
+            HYDE: said + asked,
+            "Foresay, one pass": own,
+            "Foresay, as packaged": (1 - weight) * own + weight * asked,
+        }
+        for name, queries in ways.items():
+            found.setdefault(name, {})[one.name] = [one.items(unit(queries), space)]
+    sizes = ", ".join(f"{len(one.queries)} of {one.name}" for one in sets)
+    return f"Beside HyDE, which writes up to 96 tokens; questions: {sizes}.\n\n" + table(found, list(found), sets, HYDE)
+
+
+HYDE = "HyDE + query"
 
 HEAD = """# The packaged checkpoint of SmolLM2
 

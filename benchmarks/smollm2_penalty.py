@@ -75,21 +75,29 @@ RULES: dict[str, Callable[[Array], int]] = {
 }
 
 
-def solve(states: Array, targets: Array, held: Places) -> Solutions:
-    """Ridge regression on the rows that are not held out, for every penalty."""
-    rest = np.setdiff1d(np.arange(len(states)), held)
-    center, spread = states[rest].mean(axis=0), states[rest].std(axis=0) + 1e-6
-    x, mean = ((states - center) / spread).astype(np.float64), targets[rest].mean(axis=0)
-    values, vectors = np.linalg.eigh(x[rest].T @ x[rest] / len(rest))
-    projected = vectors.T @ (x[rest].T @ (targets[rest] - mean) / len(rest))
+class Ridge:
+    """Ridge regression on the rows that are not held out: one factorisation for every target and penalty."""
 
-    def solution(penalty: float) -> Affine:
-        weight = (vectors / (np.maximum(values, 0) + penalty)) @ projected
-        return lambda found: (((found - center) / spread) @ weight + mean).astype(np.float32)
+    def __init__(self, states: Array, held: Places) -> None:
+        """Standardises and factorises."""
+        self.states, self.held = states, held
+        self.rest = np.setdiff1d(np.arange(len(states)), held)
+        self.center, self.spread = states[self.rest].mean(axis=0), states[self.rest].std(axis=0) + 1e-6
+        self.x = (states[self.rest] - self.center) / self.spread
+        self.values, self.vectors = np.linalg.eigh((self.x.T @ self.x).astype(np.float64) / len(self.rest))
 
-    maps = [solution(penalty) for penalty in PENALTIES]
-    cosines = [(unit(to(states[held])) * unit(targets[held])).sum(axis=1) for to in maps]
-    return Solutions(maps, np.array(cosines))
+    def solve(self, targets: Array) -> Solutions:
+        """For every penalty."""
+        mean = targets[self.rest].mean(axis=0)
+        projected = self.vectors.T @ (self.x.T @ (targets[self.rest] - mean) / len(self.rest))
+
+        def solution(penalty: float) -> Affine:
+            weight = (self.vectors / (np.maximum(self.values, 0) + penalty)) @ projected
+            return lambda found: (((found - self.center) / self.spread) @ weight + mean).astype(np.float32)
+
+        maps = [solution(penalty) for penalty in PENALTIES]
+        cosines = [(unit(to(self.states[self.held])) * unit(targets[self.held])).sum(axis=1) for to in maps]
+        return Solutions(maps, np.array(cosines))
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ def main(data: Path, responses: Path, cache: Path, output: Path) -> None:
         ]
         own = states(queries)
         drawn = [np.random.default_rng(seed).permutation(len(rows))[:HELD] for seed in SEEDS]
-        paths = [solve(own, 0.5 * answered + 0.5 * asked, held) for held in drawn]
+        paths = [Ridge(own, held).solve(0.5 * answered + 0.5 * asked) for held in drawn]
         parts.append(f"## {name}\n\n{chosen(paths)}")
         for weight in (0.0, trained.weight):
             found = measure(paths, read, weight)

@@ -138,8 +138,10 @@ def stages(folders: list[Path], config: TeachConfig, cache: Path, *, causal: boo
             if not adapter.is_dir():  # a packaged teacher has no stage 1 to look at
                 sys.stderr.write(f"{folder}: no {row}\n")
                 continue
-            reader = Bidirectional(backbone)
+            own = Backbone.load(about["name"], revision=about["revision"], device="cpu", dtype=about["dtype"])
+            reader = Bidirectional(own)
             reader.load_adapter(adapter)
+            reader.merge()  # as a teacher that shares no weights does
             teacher = LLM2VecTeacher(reader, row, config, adapters=[adapter])
             yield stage(row, str(teacher.revision), teacher)
 

@@ -5,12 +5,11 @@
 
 In: labelled sets, responses of the backbone, the cache that `smollm2.py` fills. Out: a table of every set for each
 rule, beside constants and beside the best choice for each set, which only labels can tell; appended to the output.
-Be careful: with `smollm2`, the special tokens and the teacher are the packaged checkpoint's; with `nano`, the tokens
-are random and the teacher is the packaged one, whitened on the responses. A seed draws the 500 rows that are held out.
+Be careful: a seed draws the 500 rows that are held out, and nothing else.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +18,11 @@ import click
 import numpy as np
 import torch
 
-from foresay.backbone import Backbone
 from foresay.data.responses import read_responses
-from foresay.engines.prompts import Prompter
-from foresay.teachers.whitening import choose_whitening
-from kept import Kept
-from smollm2_penalty import SEEDS, SLOW, Affine, solve
-from smollm2_reading import LONGEST, Reader
+from smollm2_penalty import SEEDS, SLOW, Affine, Ridge
 from smollm2_sets import Array, LabelledSet, all_sets, unit
 from smollm2_tables import Found, gain, score, table
-from smollm2_targets import Trained
+from weight_sources import SOURCES, Source
 
 HELD = 500
 SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -40,20 +34,7 @@ LIKELIHOOD = "share by likelihood of the response, 0.25"
 ORACLE = "the best for each set, by its labels"
 BASE = "always 0.5 in the target, 0.25 at inference"
 BINS = 4
-Embed = Callable[[list[str]], Array]
 Cell = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is read of texts: states, and the teacher's vectors at their own lengths; and the training rows."""
-
-    states: Embed
-    teacher: Embed
-    queries: list[str]
-    answers: list[str]
-    likelihood: Array | None = None
-    """Mean log-probability of a response's tokens; None where it was not computed."""
 
 
 @dataclass
@@ -68,13 +49,14 @@ class Fit:
         self.rows = self.source.states(self.source.queries)
         self.asked, self.answered = (self.source.teacher(texts) for texts in (self.source.queries, self.source.answers))
         self.held = np.random.default_rng(self.seed).permutation(len(self.rows))[:HELD]
+        self.ridge = Ridge(self.rows, self.held)
         self._maps: dict[str, Affine] = {}
 
     def map(self, share: float | Array) -> Affine:
         """The penalty is the held-out rows' best."""
         name = repr(share) if isinstance(share, float) else str(hash(share.tobytes()))
         if name not in self._maps:
-            solved = solve(self.rows, (1 - share) * self.answered + share * self.asked, self.held)
+            solved = self.ridge.solve((1 - share) * self.answered + share * self.asked)
             self._maps[name] = solved.maps[solved.by("best")]
         return self._maps[name]
 
@@ -258,46 +240,6 @@ def report(made: Table, sets: list[LabelledSet]) -> str:
             f"Best constant over all of these sets: {overall}.\n",
         ]
     )
-
-
-def of_smollm2(cache: Path, queries: list[str], answers: list[str]) -> Source:
-    """Tokens and teacher of the packaged checkpoint."""
-    trained = Trained(cache)
-
-    def teacher(texts: list[str]) -> Array:
-        return trained.whitening(trained.reader.vectors(texts))
-
-    return Source(lambda texts: trained.states(texts, "states"), teacher, queries, answers)
-
-
-def of_nano(cache: Path, queries: list[str], answers: list[str]) -> Source:
-    """Random tokens, a map for each, and the packaged teacher, whitened on these rows."""
-    reader = Reader(Backbone.load("nano", device="cpu", dtype="float32"), cache, "nano", teacher="nano-teacher")
-    whitening, choice = choose_whitening(reader.vectors(queries), reader.vectors(answers))
-    sys.stderr.write(f"{choice}\n")
-    known = Kept(cache, "nano-likelihood")
-    texts = [f"{query}\0{answer}" for query, answer in zip(queries, answers, strict=True)]
-    known.fill(texts, lambda block: likelihood(reader.backbone, block), "likelihood")
-    return Source(
-        reader.every_state, lambda texts: whitening(reader.vectors(texts)), queries, answers, known.read(texts)[:, 0]
-    )
-
-
-@torch.no_grad()
-def likelihood(backbone: Backbone, texts: Sequence[str]) -> Array:
-    """Mean log-probability of each response's tokens after its query, in the chat template: (texts, 1)."""
-    queries, answers = zip(*(text.split("\0") for text in texts), strict=True)
-    prompts = Prompter(backbone, "", 256, LONGEST).prompts(queries)
-    means = []
-    for prompt, answer in zip(prompts, backbone.tokenize(answers), strict=True):
-        ids = torch.tensor([[*prompt, *answer]])
-        states = backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
-        said = backbone.logits(states).float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
-        means.append(float(said.mean()) if len(answer) else 0.0)
-    return np.array(means, np.float32)[:, None]
-
-
-SOURCES: dict[str, Callable[[Path, list[str], list[str]], Source]] = {"smollm2": of_smollm2, "nano": of_nano}
 
 
 @click.command()

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 import smollm2_penalty as penalty
 import weight_rules as weights
+import weight_sources as sources
 from foresay.backbone import Backbone
 from foresay.engines.prompts import Prompter
 from foresay.training.closed_form import PENALTIES
@@ -105,7 +106,7 @@ def test_penalty_paths_solve_ridge_regression() -> None:
     random = np.random.default_rng(0)
     states, wide = random.normal(size=(60, 4)).astype(np.float32), random.normal(size=(4, 3))
     targets, held = (states @ wide + 0.1 * random.normal(size=(60, 3))).astype(np.float32), np.arange(0, 60, 6)
-    solved, rest = penalty.solve(states, targets, held), np.setdiff1d(np.arange(60), held)
+    solved, rest = penalty.Ridge(states, held).solve(targets), np.setdiff1d(np.arange(60), held)
     x = (states - states[rest].mean(axis=0)) / states[rest].std(axis=0)
     for strength, to in zip(PENALTIES, solved.maps, strict=True):
         gram = x[rest].T @ x[rest] / len(rest) + strength * np.eye(4)
@@ -126,4 +127,4 @@ def test_likelihood_is_the_models_own(backbone: Callable[[str], Backbone]) -> No
     prompt, answer = Prompter(llm, "", 256, 96).prompts(["why"])[0], llm.tokenize(["because it rains"])[0]
     labels = torch.tensor([[-100] * len(prompt) + answer])
     loss = llm.model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
-    assert weights.likelihood(llm, ["why\0because it rains"])[0, 0] == pytest.approx(-float(loss), rel=1e-4)
+    assert sources.likelihood(llm, ["why\0because it rains"])[0, 0] == pytest.approx(-float(loss), rel=1e-4)
