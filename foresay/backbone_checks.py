@@ -102,7 +102,7 @@ def _head(backbone: "Backbone", ids: list[int], kind: str) -> Tensor:
 
 
 def _batch(backbone: "Backbone", long: list[int], short: list[int], tail: list[int]) -> tuple[Tensor, Tensor]:
-    """The tail's states behind the short text, which is padded beside the long one, and without any text.
+    """The tail's states after the short text, which is padded beside the long one, and without any text.
 
     The long text's embeddings are no rows of the matrix, as trained ones are not either: a Gemma 4 looks up further
     embeddings by the id of the row.

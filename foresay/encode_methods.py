@@ -33,7 +33,7 @@ def _with_keywords_of(method: Callable[P, R]) -> Callable[[Callable[..., R]], Ca
 
 
 def is_document(prompt_name: str | None) -> bool:
-    """Whether a prompt of this name stands before documents, as mteb names them."""
+    """Whether a prompt of this name goes before documents, as mteb names them."""
     return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))
 
 

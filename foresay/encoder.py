@@ -38,7 +38,7 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
 
     Attributes:
         model: the backbone, the special tokens and the maps.
-        prompts: what stands before a text, by name: `query` and `document`.
+        prompts: what goes before a text, by name: `query` and `document`.
         max_tokens: longest input; longer texts are cut, and `embed` says which.
         dims: lengths that an embedding may be shortened to.
         decodes: whether soft prompts were trained to be read.

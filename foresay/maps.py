@@ -6,7 +6,7 @@ In: states (batch, compression, hidden); where every layer is read, (batch, laye
     embedding   (batch, dim)                   align(soft_prompt), or align(state) where each token has a map of its own
 
 What the embedding reads of them, a mean, every token or every layer, is its readout (readouts.py).
-Careful: all that stands between states and embedding fuses into one map, which `embed` uses; training needs `outputs`.
+Careful: all that lies between states and embedding fuses into one map, which `embed` uses; training needs `outputs`.
 """
 
 from dataclasses import dataclass
@@ -153,7 +153,7 @@ class Maps(nn.Module):
         return gather(hidden.to(self.align.weight.dtype), self.mixing)
 
     def fused_map(self) -> tuple[Tensor, Tensor]:
-        """All that stands between states and embedding as one map: weight (dim, width) and bias (dim,).
+        """All that lies between states and embedding as one map: weight (dim, width) and bias (dim,).
 
         Every step of it is linear and every part a mean, so embedding = features(hidden) @ weight.T + bias.
         """

@@ -5,8 +5,8 @@ compression, hidden) and embedding (batch, dim). What the frozen model makes of 
 
 Attention is causal, which two things here rest on:
 
-* Padding stands on the right in a one-pass forward, so no real token sees it and no mask is needed.
-* Nothing trained stands before the special tokens, so the text's states need no gradient. `hidden_split`
+* Padding is on the right in a one-pass forward, so no real token sees it and no mask is needed.
+* Nothing trained comes before the special tokens, so the text's states need no gradient. `hidden_split`
   runs the text once without one, keeps its key/value cache, and differentiates only the special tokens.
 
 Be careful: `special_tokens` are rows of the embedding matrix, *before* the scale that Gemma multiplies its embeddings
@@ -36,7 +36,7 @@ class Model(Maps):
     Attributes:
         special_tokens: (thought + compression, hidden) float32; the thought tokens come first.
         thought: how many tokens come first, whose outputs are ignored.
-        template: what stands around a text; `prefix_ids` and `suffix_ids` are its token ids.
+        template: what goes around a text; `prefix_ids` and `suffix_ids` are its token ids.
         adapter: LoRA weights of the decoder that reads texts; None as published.
         backbone: the frozen model; not a submodule, so it is neither trained, saved nor moved with this one.
     """
@@ -62,7 +62,7 @@ class Model(Maps):
             thought: special tokens whose outputs are ignored.
             compression: special tokens whose outputs are read.
             dim: width of the teacher's vectors, and so of the embedding.
-            template: what stands around a text, see `Backbone.frame`.
+            template: what goes around a text, see `Backbone.frame`.
             readout: what the alignment map reads, by its name in readouts.py.
             reconstruct: `one` map from states to soft prompts, as published, or one for each of the `tokens`.
             rotated: whether the embedding has axes of its own, see `rotation`.
@@ -200,7 +200,7 @@ class Model(Maps):
         """The same states as `hidden` with the same gradient, at about a third of its cost.
 
         The text runs once without gradient; only the special tokens are differentiated, against its cache.
-        Here padding stands on the left, so that the special tokens stand right behind each text, as the
+        Here padding is on the left, so that the special tokens come right after each text, as the
         sliding windows of Gemma and Mistral, which count places and not positions, need it.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What stands before a text when a checkpoint is evaluated on MTEB or BRIGHT: the instruction to generate.
+"""What goes before a text when a checkpoint is evaluated on MTEB or BRIGHT: the instruction to generate.
 
 In: nothing. Out: `EVALUATION`, prompts by the names that mteb looks for: `Task-query`, `Task-document`, `Task`.
 Saved among a checkpoint's prompts, they make `mteb run` on the plain sentence-transformers folder give the scores of

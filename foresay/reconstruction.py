@@ -2,7 +2,7 @@
 
 In: soft prompts (batch, compression, hidden). Out: the reconstruction loss of training (paper, section 3), or
 token ids. Nothing here is trained, and special tokens and maps have no part in it.
-Be careful: a soft prompt is the whole prefix. No template stands around it and no leading token before it.
+Be careful: a soft prompt is the whole prefix. No template goes around it and no leading token before it.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Tables that a narrow terminal shows whole: too many columns become several tables, one below the other.
 
 In: a console, and what makes a table of some of the columns. Out: tables.
-Careful: rich does not refuse a table that is too wide, it cuts words and figures off with dots. So break the lines of a
+Careful: rich does not refuse a table that is too wide, it cuts words and numbers off with dots. So break the lines of a
 cell where it may break; nothing else is broken here.
 """
 

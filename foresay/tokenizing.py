@@ -89,10 +89,10 @@ class Tokenizing:
         return list(full[: next(starts, 0)])
 
     def frame(self, template: str) -> tuple[list[int], list[int]]:
-        """Token ids before and behind a text.
+        """Token ids before and after a text.
 
         Args:
-            template: `none`: the tokenizer's own leading tokens and nothing behind; `chat`: the user's turn
+            template: `none`: the tokenizer's own leading tokens and nothing after; `chat`: the user's turn
                 and the header of the assistant's, thinking mode off.
 
         Raises:
@@ -107,7 +107,7 @@ class Tokenizing:
 
     @cached_property
     def end_id(self) -> int:
-        """The token that ends a response: what the chat template writes behind the assistant's turn."""
+        """The token that ends a response: what the chat template writes after the assistant's turn."""
         fallback = self.tokenizer.eos_token_id
         if self.templates:
             turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]

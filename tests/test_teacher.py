@@ -544,7 +544,7 @@ def published(folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Callabl
 def by_hand(base: Backbone, adapters: list[Path], text: str, before: str = "", behind: str = "") -> Tensor:
     """The vector of a text: both adapters multiplied out and added into the weights, full attention, the mean.
 
-    What stands before the text is left out of the mean, what stands behind it is not.
+    What comes before the text is left out of the mean, what comes after it is not.
     """
     for adapter in adapters:
         tensors = load_file(adapter / "adapter_model.safetensors")
@@ -650,7 +650,7 @@ def test_published_models_that_are_not_whole(published: Callable[..., Path], tmp
     with pytest.raises(InputError, match="kind .*IA3; expected LORA"):
         load_teacher(str(mntp), device="cpu")
     shutil.rmtree(mntp)
-    with pytest.raises(InputError, match="stands on the adapter .*X-mntp, which is not there"):
+    with pytest.raises(InputError, match="builds on the adapter .*X-mntp, which is not there"):
         load_teacher(str(simcse), device="cpu")
 
 

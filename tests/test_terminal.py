@@ -110,6 +110,61 @@ def test_a_terminal_without_utf8(checkpoint: Path, tmp_path: Path, locale: dict[
 
 # -- progress ----------------------------------------------------------------------------------------------
 
+COMMANDS = """
+respond QUERIES -m MODEL -o antworten-ä.jsonl --max-new-tokens 4 --system TEXT --device cpu
+look antworten-ä.jsonl
+merge antworten-ä.jsonl -o merged.jsonl
+teach merged.jsonl -t self -m MODEL -o targets --device cpu
+fit merged.jsonl targets -m MODEL -o é --compression 2 --held-out 1 --query-prompt TEXT --device cpu
+encode é QUERIES -o ü.npy --keep-soft-prompts --prompt TEXT --device cpu
+decode é --soft-prompts ü.soft_prompts.npy --ask TEXT --max-new-tokens 4 --device cpu
+latent-index QUERIES -m MODEL -o latent --layers 1 --device cpu
+lens é TEXT --lens latent --latent-index latent --layers 1 --device cpu
+explain é TEXT TEXT --max-new-tokens 4 --device cpu
+faithfulness é --text TEXT --max-new-tokens 4 --device cpu
+report é QUERIES QUERIES -o report.html --title TEXT --max-new-tokens 4 --device cpu
+index é QUERIES -o index --device cpu
+search é index TEXT --explain --device cpu
+search é index TEXT --json --device cpu
+"""
+ALL_OF_THEM = """
+import json, os, sys
+from foresay.cli.main import main
+for line in json.loads(sys.argv[1]):
+    line = [os.fsdecode(word.encode()) for word in line]  # as a shell hands them over
+    try:
+        main(line, standalone_mode=False)
+    except BaseException as error:
+        sys.exit(f"{line}: {type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_every_command_without_utf8(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Names, options and texts that neither locale nor terminal can spell: all goes through, and files are in UTF-8."""
+    text = "Ça coûte 3 €? 日本語 🙂"
+    (tmp_path / "queries-ß.txt").write_text(f"{text}\nплан\nplain\n", encoding="utf-8")
+    meant = {"QUERIES": "queries-ß.txt", "MODEL": str(folder("qwen3")), "TEXT": text}
+    lines = [[meant.get(word, word) for word in line.split()] for line in COMMANDS.strip().splitlines()]
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_OF_THEM, json.dumps(lines)],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, **NO_LOCALE, **LATIN_1, "PYTHONPATH": root, "PYTHONWARNDEFAULTENCODING": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    warned = [line for line in done.stderr.decode("latin-1").splitlines() if "EncodingWarning" in line]
+    assert warned and not [line for line in warned if "/foresay/" in line]  # only libraries open files that way
+    rows = [json.loads(line) for line in (tmp_path / "antworten-ä.jsonl").read_bytes().splitlines()]
+    assert [row["query"] for row in rows] == [text, "план", "plain"]
+    assert "日本語 🙂" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "é" / "foresay.json").read_bytes())["prompts"]["query"] == text
+    printed = done.stdout.decode("latin-1").split("\n")
+    hits = [json.loads(line) for line in printed if line.startswith('{"id"') and '"hits"' in line]
+    assert hits[0]["query"] == text and {hit["text"] for hit in hits[0]["hits"]} == {text, "план", "plain"}
+
 
 def test_a_bar_in_a_pipe_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

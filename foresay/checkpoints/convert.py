@@ -122,7 +122,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
 
 
 def _special_tokens(folder: Path) -> Tensor:
-    """The rows of the adapter, thought tokens first, as the tokens stand in the input."""
+    """The rows of the adapter, thought tokens first, in the order of the input."""
     path = folder / "encoder" / "adapter_model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the published checkpoint is incomplete")

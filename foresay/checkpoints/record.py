@@ -108,7 +108,7 @@ class Record:
         compression: special tokens whose outputs are read.
         hidden: width of the backbone's states.
         dim: width of the embedding.
-        template: what stands around a text.
+        template: what goes around a text.
         prefix_ids: the template's token ids before a text, as they were in training. A template may hold the date.
         suffix_ids: and after it.
         readout: what the alignment map reads.
@@ -117,7 +117,7 @@ class Record:
         dims: lengths that an embedding may be shortened to.
         decodes: whether soft prompts were trained to be read.
         max_tokens: longest input, template and special tokens included.
-        prompts: what stands before a text, by name.
+        prompts: what goes before a text, by name.
         documents: who embeds documents, where the checkpoint does not.
         query_weight: share of the teacher's own vector of the bare query in a query's embedding.
         sentence_transformers: which sides the plain library embeds.

@@ -11,7 +11,7 @@ from ..config import DecodeConfig, LensConfig, ReportConfig
 from ..errors import InputError
 from ..outputs import check_file, replacing
 from ..shown import clean, one_line
-from .options import Command, HomePath, build, option, options, shared
+from .options import Command, HomePath, Text, build, option, options, shared
 from .running import load_encoder, texts_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ _TEACHER = option("teacher", help="Whose view to set beside it; by default who e
     """,
 )
 @click.argument("checkpoint")
-@click.argument("query", required=False)
-@click.argument("document", required=False)
+@click.argument("query", type=Text(), required=False)
+@click.argument("document", type=Text(), required=False)
 @click.option("--pairs", type=HomePath(), help='A file of lines {"query": …, "document": …} instead.')
 @click.option("--html", type=HomePath(), help="Write a page instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, with every word's weight.")

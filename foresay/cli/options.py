@@ -266,7 +266,7 @@ def shared(name: str) -> Callable[[F], F]:
             help="Dtype of the backbone; 8bit and 4bit need bitsandbytes.",
         ),
         "overwrite": click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is in OUTPUT already."),
-        "column": click.option("--column", help="Column or key that holds the text, if it has an unusual name."),
+        "column": option("column", type=Text(), help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
         "text": option("text", "texts", type=Text(), multiple=True, help="A text, instead of a file; repeatable."),
     }

@@ -11,7 +11,7 @@ from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
 from ..outputs import check_file
 from ..shown import one_line
-from .options import Command, HomePath, build, option, options, shared
+from .options import Command, HomePath, Text, build, option, options, shared
 from .running import load_encoder, progress_bar, texts_of
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
 )
 @click.argument("checkpoint")
 @click.argument("index", type=HomePath())
-@click.argument("query", required=False)
+@click.argument("query", type=Text(), required=False)
 @option("file", "source", help="A file of queries, instead of one.")
 @click.option("--top", default=10, show_default=True, help="Documents a query.")
 @click.option(
@@ -208,6 +208,7 @@ def rehead(checkpoint: str, index: Path, **values: Any) -> None:  # noqa: ANN401
 )
 @click.option(
     "--where",
+    type=Text(),
     help="SQL over id, text and metadata: \"json_get_int(metadata, 'year') > 1990\"; for adopted ones, over columns.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a query.")

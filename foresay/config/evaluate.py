@@ -19,7 +19,7 @@ class EvaluateConfig(Options):
     ] = "own"
     prompts: Annotated[
         Literal["task", "checkpoint"],
-        "What stands before a text: the checkpoint's own prompts, as encode_query and encode_document have them; or "
+        "What goes before a text: the checkpoint's own prompts, as encode_query and encode_document have them; or "
         "what its task asks for, as published.",
     ] = "checkpoint"
     teacher: Annotated[str, "Where the teacher is, if it is not where the checkpoint says."] = ""

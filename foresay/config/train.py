@@ -26,7 +26,7 @@ class ShapeConfig(Options):
 
     thought: Annotated[int, "Special tokens whose outputs are ignored."] = 0
     compression: Annotated[int, "Special tokens whose outputs become the embedding."] = 10
-    template: Annotated[Template, "What stands around the query: the chat template, or nothing, as published."] = "chat"
+    template: Annotated[Template, "What goes around the query: the chat template, or nothing, as published."] = "chat"
     readout: Annotated[str, f"What the embedding reads. {readouts.summaries()}."] = "tokens"
     reconstruct: Annotated[
         Reconstruct,

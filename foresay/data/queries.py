@@ -45,7 +45,7 @@ def read_queries(
     Args:
         source: a .jsonl, .ndjson, .json (an object a line, or an array of objects), .csv, .tsv, .parquet or .txt
             (a query a line) file, also gzipped; a folder of such files of one kind; or a hub data set `org/name`.
-        column: where the text stands; else the first there is of query, text, question, prompt, instruction.
+        column: where the text is; else the first there is of query, text, question, prompt, instruction.
         split: of a hub data set.
         repeats: yield every row, also one whose id was there before.
         on_repeat: told of each such row.

@@ -4,7 +4,7 @@ In: prompts as token ids, a seed each. Out: the new token ids of each row, as so
 How: what all prompts begin with, such as a system prompt, is read once. All rows are padded on the left to one time
 axis. A row that ends gives its place to the last one; waiting prompts are read apart and put so that they end where the
 others are now. Keys and values lie in one store that grows by blocks, so a step copies nothing. Prompts come longest
-first: each fits behind the columns that its predecessors have filled.
+first: each fits after the columns that its predecessors have filled.
 Be careful: columns are not positions. A row's position is its column less the column where it begins.
 """
 
@@ -139,7 +139,7 @@ class _Batch:
     def read(self, entered: list[Slot]) -> Tensor:
         """Reads the prompts of rows that were added to `live`; their next-token logits, (rows, vocabulary).
 
-        Padding stands on the right here, so that each row goes on right behind what all begin with: a sliding window
+        Padding is on the right here, so that each row continues right after what all begin with: a sliding window
         counts columns.
         """
         device = self.backbone.device

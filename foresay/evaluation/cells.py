@@ -1,4 +1,4 @@
-"""Figures as text: for the cells of a table on the screen or in Markdown.
+"""Scores as text: for the cells of a table on the screen or in Markdown.
 
 In: estimates. Out: text, an interval where there is one; on the screen the interval is below the figure.
 """

@@ -102,7 +102,7 @@ class Comparison:
             self._resample(column, [score for score in scores if _column(score) == column])
 
     def has(self, method: str, columns: Sequence[Column]) -> bool:
-        """Whether a method has all these figures (BM25 has none of sentence similarity)."""
+        """Whether a method has all these scores (BM25 has none of sentence similarity)."""
         return all((row, column) in self._paths for row in self.methods[method] for column in columns)
 
     def seconds_per_query(self, method: str) -> float:
@@ -111,7 +111,7 @@ class Comparison:
         return float(np.mean(known)) if known else float("nan")
 
     def score(self, method: str, columns: Sequence[Column]) -> Estimate:
-        """The mean of a method's figures in these columns; the interval is NaN where no items are known."""
+        """The mean of a method's scores in these columns; the interval is NaN where no items are known."""
         return self._estimate(self._stack(method, columns), columns)
 
     def difference(self, method: str, baseline: str, columns: Sequence[Column]) -> Estimate:
@@ -237,7 +237,7 @@ def _ranks(values: NDArray[np.generic], counts: Floats) -> Floats:
 def _v_measure(items: Items, counts: Floats) -> Floats:
     """V-measure of each resample, (draws,), by the jackknife: a mean of what it would lose without each item.
 
-    Taken as it stands, the V-measure of a resample is too high, since an item drawn twice agrees with itself: in a
+    Taken as it is, the V-measure of a resample is too high, since an item drawn twice agrees with itself: in a
     simulation with 300 items and 20 clusters an interval of 95 % held the truth 4 times in 100, this one 94 times.
     """
     _, label = np.unique(items["label"], return_inverse=True)

@@ -1,4 +1,4 @@
-"""What the figures of a folder depend on, so that somebody else can make them again, and a rerun knows what changed.
+"""What the scores of a folder depend on, so that somebody else can make them again, and a rerun knows what changed.
 
 In: embedders and tasks. Out: `manifest.json`: fingerprint, backbone, prompts and dtype of each embedder, the data of
 each task, the machine, the versions and the seed. Other embedders and tasks may join a folder at any time. The *same

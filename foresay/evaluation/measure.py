@@ -45,7 +45,7 @@ def measure(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) ->
 
 
 def scores(task: AbsTask, name: str, model: Any, cache: ResultCache) -> list[Score]:  # noqa: ANN401
-    """The figures of a model on a task.
+    """The scores of a model on a task.
 
     Args:
         task: its data loaded; it is not changed, so every model meets the same random samples.
@@ -54,7 +54,7 @@ def scores(task: AbsTask, name: str, model: Any, cache: ResultCache) -> list[Sco
         cache: where mteb's result file goes.
 
     Returns:
-        a score for each subset; of a safety task one for each of its figures at 5. Who knows how long embedding
+        a score for each subset; of a safety task one for each of its metrics at 5. Who knows how long embedding
         took fills in `seconds_per_query`.
     """
     task = copy(task)

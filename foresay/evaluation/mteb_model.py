@@ -156,7 +156,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
         return {role: own[role] for role in ("query", "document") if role in own}
 
     def prompt(self, metadata: Any, role: PromptType | None) -> str:  # noqa: ANN401
-        """What stands before a text: what a folder of one's own says, else what the checkpoint says for the task."""
+        """What goes before a text: what a folder of one's own says, else what the checkpoint says for the task."""
         if self.prompts is None:
             return ""
         if self.task_prompts and isinstance(metadata, FolderMetadata) and metadata.prompt is not None:
@@ -169,7 +169,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked h
         return self.prompts[name] if name else ""
 
     def prompt_words(self, task: AbsTask) -> str:
-        """What stands before the texts of a task, for a reader of the results."""
+        """What goes before the texts of a task, for a reader of the results."""
         asymmetric = isinstance(task, AbsTaskRetrieval)
         roles: list[PromptType | None] = [PromptType.query, PromptType.document] if asymmetric else [None]
         found = {role: self.prompt(task.metadata, role) for role in roles}

@@ -1,6 +1,6 @@
 """The report as plots: bars, dots, safety against benign recall, latency against quality.
 
-In: a `Report`. Out: PNG files, those for which there are figures.
+In: a `Report`. Out: PNG files, those for which there are scores.
 Error bars of two methods may overlap where their difference is certain, because both saw the same items;
 `differences.png` is the one to judge by.
 """
@@ -27,7 +27,7 @@ _MOST_BARS = 8
 
 
 def draw_pictures(report: "Report", folder: Path) -> list[Path]:
-    """Draws what there are figures for.
+    """Draws what there are scores for.
 
     Returns:
         the files: some of scores.png, tasks.png, differences.png, safety.png, latency.png.
@@ -58,7 +58,7 @@ def draw_scores(report: "Report") -> "Figure | None":
         means = [line for line in report.lines if line.tasks > 1 and line.main]
         averaged = {(line.kind, line.metric) for line in means}
         lines = [line for line in lines if (line.kind, line.metric) not in averaged] + means
-        lines.sort(key=lambda line: line.kind == "safety_retrieval")  # behind the others
+        lines.sort(key=lambda line: line.kind == "safety_retrieval")  # after the others
     figure = _figure(max(6.0, 1.0 + len(lines) * max(1.15, 0.2 + 0.17 * len(report.methods))), 4.2)
     panel = figure.subplots()
     width = 0.8 / len(report.methods)
@@ -172,7 +172,7 @@ def draw_latency(report: "Report") -> "Figure | None":
     shown = [method for method in report.methods if lines and method in report.seconds and method in lines[-1].scores]
     if len(shown) < 2:
         return None
-    line = lines[-1]  # the mean over most tasks stands last
+    line = lines[-1]  # the mean over most tasks comes last
     figure = _figure(5.8, 4.2)
     panel = figure.subplots()
     for i, method in enumerate(report.methods):

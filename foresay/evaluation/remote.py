@@ -26,7 +26,7 @@ class Block:
     Attributes:
         encoder: which of the checkpoints embeds.
         texts: of one role.
-        before: `Encoder.embed`'s keyword for what stands before each.
+        before: `Encoder.embed`'s keyword for what goes before each.
     """
 
     encoder: int

@@ -1,6 +1,6 @@
 """What came out, for people: a table on the screen, `results.md` with pictures, `results.json` for programs.
 
-In: a `Comparison` and which method is ours. Out: `Line`s, one a figure or a mean of figures, and every rendering of
+In: a `Comparison` and which method is ours. Out: `Line`s, one a score or a mean of scores, and every rendering of
 them, so that screen, Markdown and JSON cannot say different things.
 The mean over tasks leaves safety out, because there one figure should be low and the other high; and a method that
 lacks a task has no mean.
@@ -84,7 +84,7 @@ class Report:
     Attributes:
         ours: the method that is compared with each other one.
         methods: all methods, ours first, with the number of checkpoints of each.
-        lines: figures first, then means of a kind, then of all kinds.
+        lines: scores first, then means of a kind, then of all kinds.
         seconds: a query, by method, where it was measured.
         seed: of the bootstrap.
         draws: of the bootstrap.

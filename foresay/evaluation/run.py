@@ -5,7 +5,7 @@ In: embedders by row name, mteb tasks, a folder. Out: all scores, and in the fol
     scores.json  items.npz    the scores, and what each item contributed
     manifest.json             what they depend on, and how many texts were cut
     mteb/results/             mteb's own result files
-    rows/EMBEDDER/TASK/       scores of one task, written when it is done: a rerun begins behind the last
+    rows/EMBEDDER/TASK/       scores of one task, written when it is done: a rerun begins after the last
     vectors/                  embeddings by text and embedder: a rerun embeds nothing twice
 
 Tasks are the outer loop, so that a task's data is loaded once and then let go.
@@ -57,7 +57,7 @@ def run_tasks(
             and `encode_document`, or an mteb search model (BM25), which is measured on retrieval only.
         tasks: from `suite`.
         output: folder of the results.
-        seed: noted in the manifest; mteb's tasks keep their own, so that figures can be compared with others'.
+        seed: noted in the manifest; mteb's tasks keep their own, so that scores can be compared with others'.
         limit: measure on about so many queries of each task: for a first look.
         vectors: folder to keep embeddings in, to share between runs; in `output` without it.
         task_prompts: whether tasks may have prompts; if not, a checkpoint's own for queries and documents are all.

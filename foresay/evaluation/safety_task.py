@@ -30,7 +30,7 @@ class SafetyRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
     Attributes:
         harmful_queries: ids of queries that are labelled harmful.
         harmful_documents: ids of harmful passages.
-        per_query: figures of each query, filled by the last evaluation: figure → query id → 0 or 1.
+        per_query: shares of each query, filled by the last evaluation: metric → query id → 0 or 1.
     """
 
     harmful_queries: frozenset[str]
@@ -48,13 +48,13 @@ class SafetyRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
         return scores
 
     def task_specific_scores(self, scores: Any, qrels: Any, results: Hits, **_: object) -> Row:  # noqa: ANN401
-        """Shares of requests, by figure; mteb calls it with what was found."""
-        figures = {}
+        """Shares of requests, by metric; mteb calls it with what was found."""
+        shares = {}
         for k in K_VALUES:
             for name, per_query in self._figures(qrels, results, k).items():
                 self.per_query[self._prefix + name] = per_query
-                figures[self._prefix + name] = float(np.mean(list(per_query.values())))
-        return figures
+                shares[self._prefix + name] = float(np.mean(list(per_query.values())))
+        return shares
 
     def _figures(self, qrels: Any, results: Hits, k: int) -> dict[str, dict[str, float]]:  # noqa: ANN401
         top = {query: sorted(hits, key=lambda doc: -hits[doc])[:k] for query, hits in results.items()}

@@ -28,7 +28,7 @@ class Word:
 
     Attributes:
         text: the word with the punctuation that touches it.
-        start, end: where it stands, in characters.
+        start, end: where it is, in characters.
         weight: what the similarity loses without it; negative where it gains.
     """
 
@@ -84,7 +84,7 @@ def view(name: str, pair: tuple[str, str], query: Embed, document: Embed) -> Vie
 
 
 def word_places(text: str) -> list[tuple[int, int]]:
-    """Where each word of a text stands."""
+    """Where each word of a text is."""
     return [match.span() for match in _WORD.finditer(text)]
 
 

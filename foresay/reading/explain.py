@@ -1,7 +1,7 @@
 """Why a query finds a document: the similarity, what both embeddings say, and the words that matter.
 
 In: an encoder and pairs of texts. Out: an `Explanation` a pair: Foresay's view and, side by side, that of the teacher,
-which embeds the query as it stands: the difference is what generative embedding changed.
+which embeds the query as it is: the difference is what generative embedding changed.
 Be careful with documents: where the teacher embeds them, both views share its vectors, and what is decoded of a
 document is what the checkpoint itself would make of it.
 """

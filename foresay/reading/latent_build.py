@@ -50,7 +50,7 @@ class IndexPlan:
         texts: its sentences.
         rows: token ids of each, as the backbone reads them.
         tokens: (states, 4) int32: token id, sentence, first and last character.
-        positions: (states,) where each token stands in its row.
+        positions: (states,) where each token is in its row.
         layers: which layers are stored.
         bytes: what the folder will take.
     """

@@ -173,6 +173,6 @@ def _spans(text: str, backbone: Backbone) -> list[tuple[int, int, int]]:
 
 
 def _find(text: str, word: str) -> tuple[int, int]:
-    """Where a word first stands in a text; nowhere is (0, 0)."""
+    """Where a word first occurs in a text; nowhere is (0, 0)."""
     start = text.find(word.strip())
     return (start, start + len(word.strip())) if start >= 0 and word.strip() else (0, 0)

@@ -61,7 +61,7 @@ def lens(
         encoder: whose tokens.
         texts: one text or many.
         config: which lens, which layers, how many hits.
-        prompt_name: whose prompt stands before a text.
+        prompt_name: whose prompt goes before a text.
         batch_tokens: most padded tokens in one forward pass.
         progress: told how many texts each finished batch held.
 

@@ -27,7 +27,7 @@ class Hit:
         text: a token or a word.
         score: a probability, or a cosine: the lens says which.
         sentence: where the word comes from; empty for a bare token.
-        start, end: where the word stands in the sentence, in characters.
+        start, end: where the word is in the sentence, in characters.
         layer: which layer of the corpus it was found in, where that makes a difference.
     """
 

@@ -162,7 +162,7 @@ class Index(Searcher):
         return before - len(self)
 
     def _sole(self) -> Store:
-        """The table, for the one who holds the lock; what a killed migration left behind the switch is deleted."""
+        """The table, for the one who holds the lock; what a killed migration left after the switch is deleted."""
         store, current = self._current(), str(read_pointer(self.path)["table"])
         sweep(self.path, current, {next_table(current)})
         return store

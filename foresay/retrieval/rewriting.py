@@ -100,7 +100,7 @@ class Rewriting:
         Returns:
             documents that were made; those that a killed run had made are not among them.
         """
-        if self._done:  # a run that was killed behind the switch
+        if self._done:  # a run that was killed after the switch
             sweep(self.path, self._current, set())
             return 0
         there = {number(name): number(digest) for name, digest in self.new.digests()}

@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}.
 
 In: whatever a route raises. Out: the response, with the right status.
-Be careful: no message repeats a text of the client's, and an error that nobody foresaw says only its id, which the
+Be careful: no message repeats a text of the client's, and an unexpected error says only its id, which the
 log names too.
 """
 
@@ -90,7 +90,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def translate(error: Exception) -> ApiError | None:
-    """An error of ours as the client is told it; None for one that nobody foresaw."""
+    """An error of ours as the client is told it; None for an unexpected one."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Full):

@@ -102,7 +102,7 @@ class Gate:
             call.status = CLIENT_LEFT
             return
         if told is None:
-            logger.error("an error nobody foresaw", exc_info=error, extra={"fields": {"id": call.id}})
+            logger.error("an unexpected error", exc_info=error, extra={"fields": {"id": call.id}})
             told = ApiError(500, f"something went wrong in the server; its log has more, at id {call.id}", "internal")
         if call.status:  # the response has begun: all that is left is to end it early, so that it is seen to be torn
             raise _Torn

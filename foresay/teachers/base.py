@@ -36,7 +36,7 @@ class LinearMap:
     bias: Vectors
 
     def then(self, after: "LinearMap | None") -> "LinearMap":
-        """This map and another behind it, as one."""
+        """This map and another after it, as one."""
         if after is None:
             return self
         weight, bias = (array.astype(np.float64) for array in (self.weight, self.bias))

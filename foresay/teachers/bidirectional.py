@@ -50,7 +50,7 @@ class Bidirectional:
         Args:
             backbone: whose weights to read.
             before: token ids before each text; as the tokenizer has them if left out.
-            behind: token ids behind each text.
+            behind: token ids after each text.
 
         Raises:
             BackboneError: if attention is still causal, or padding has an influence.
@@ -193,7 +193,7 @@ class Bidirectional:
     def mean(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean state of each text, (rows, hidden) float32; rows are token ids of texts alone.
 
-        What stands before a text, such as the tokenizer's leading token, is seen but left out of the mean, as
+        What comes before a text, such as the tokenizer's leading token, is seen but left out of the mean, as
         LLM2Vec does.
         """
         states = self.states([[*self.before, *row, *self.behind] for row in rows])[:, len(self.before) :].float()

@@ -17,7 +17,7 @@ tags: [foresay, sentence-transformers, feature-extraction, llm2vec, peft, lora]
 
 An unsupervised text embedder after LLM2Vec ([arXiv 2404.05961](https://arxiv.org/abs/2404.05961)): {backbone} reads
 a text in both directions, with a LoRA adapter trained on unlabelled texts, and the mean of the text's states is its
-vector. No instruction stands before a text. Made by `foresay teacher`, to set the targets of LLM2Vec-Gen training:
+vector. Texts go in without an instruction. Made by `foresay teacher`, to set the targets of LLM2Vec-Gen training:
 
 ```sh
 foresay teach responses.jsonl -t PATH -o targets/

@@ -111,7 +111,7 @@ def write_mean(
 
 
 def _pooling(backbone: Backbone, width: int) -> list[torch.nn.Module]:
-    """The mean over the text's own tokens: where a leading token stands before them, it weighs nothing."""
+    """The mean over the text's own tokens: a leading token before them weighs nothing."""
     mean = Pooling(width, "mean")
     if not backbone.leading_ids:
         return [mean]

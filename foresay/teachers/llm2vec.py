@@ -31,14 +31,14 @@ from .packaged import FOLDERS
 BOTH = "both-directions"
 """The word for a backbone that nothing trained to read in both directions."""
 _PUBLISHED_STAGES = ("-unsup-simcse", "-supervised")
-"""Ends of published names whose adapter stands on the one of the name without it: `X-mntp-unsup-simcse` on `X-mntp`."""
+"""Ends of published names whose adapter goes on top of another one: `X-mntp-unsup-simcse` on `X-mntp`."""
 _INST = ("[INST]", "[/INST]")  # the spaces inside are their tokenizers' own
 _FRAMES = {
     "Meta-Llama-3-8B-Instruct": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
     "Mistral-7B-Instruct-v0.2": _INST,
     "Llama-2-7b-chat-hf": _INST,
 }
-"""What the authors' encoder puts before and behind each text for these three backbones (llm2vec.py,
+"""What the authors' encoder puts before and after each text for these three backbones (llm2vec.py,
 `prepare_for_tokenization`); for all others nothing."""
 
 
@@ -195,7 +195,7 @@ def _apart(teacher: LLM2VecTeacher) -> Bidirectional | None:
 
 
 def _frame(backbone: Backbone) -> tuple[list[int], list[int]]:
-    """Token ids before and behind a text of a published model of this backbone."""
+    """Token ids before and after a text of a published model of this backbone."""
     before, behind = _FRAMES.get(Path(backbone.name).name, ("", ""))
     return [*backbone.leading_ids, *backbone.control_ids(before)], backbone.control_ids(behind)
 
@@ -227,7 +227,7 @@ def _chain(name: str, folder: Path) -> tuple[list[Path], str]:
         chain, base = _chain(below, found)
         return [*chain, folder], base
     if stage:
-        raise InputError(f"{name} stands on the adapter {below}, which is not there; get it too, beside this one")
+        raise InputError(f"{name} builds on the adapter {below}, which is not there; get it too, beside this one")
     return [folder], str(base)
 
 

@@ -1,4 +1,4 @@
-"""A whitened teacher: another teacher, and one linear map behind it.
+"""A whitened teacher: another teacher, and one linear map after it.
 
 In: the folder that `foresay whiten` or `foresay teacher --closed-form` made (`whiten.py`):
 

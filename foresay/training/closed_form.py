@@ -138,7 +138,7 @@ class _Block:
 
 
 def _align_features(model: Model) -> Callable[[Tensor], Tensor]:
-    """What the alignment map reads of states: the soft prompts, where a single reconstruction map stands before it."""
+    """What the alignment map reads of states: the soft prompts, where a single reconstruction map comes before it."""
     if model.every_layer or model.by_token:
         return model.features
     return lambda hidden: gather(model.soft_prompt(hidden), model.mixing)

@@ -33,7 +33,7 @@ def name_of(wanted: nn.Module, root: nn.Module) -> str:
 
 
 def write_tokenizer(home: Path, model: Model, ids: list[int], max_tokens: int) -> None:
-    """The tokenizer of `Backbone.tokenize`, which puts the template around a text and the special tokens behind it.
+    """The tokenizer of `Backbone.tokenize`, which puts the template around a text and the special tokens after it.
 
     The post-processor holds them by id, so no text can spell them, and a long text is cut to leave them room.
     """

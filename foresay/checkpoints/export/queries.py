@@ -47,7 +47,7 @@ def write_queries(
     Args:
         folder: a folder that exists; a call overwrites what an earlier one of its kind, with copy or without, wrote.
         model: the model as trained. Its backbone is only read.
-        prompts: what stands before a text, by name; `query` and `document` serve `encode_query`, `encode_document`.
+        prompts: what goes before a text, by name; `query` and `document` serve `encode_query`, `encode_document`.
         max_tokens: longest input, template and special tokens included.
         with_backbone: write a copy of the backbone, so that the folder can be moved to another machine.
 

@@ -26,7 +26,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     value_buffer: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        """Writes new places behind the old ones; returns all of them."""
+        """Writes new places after the old ones; returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.hold(key_states, value_states)
@@ -42,7 +42,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
-        """Takes over keys and values, with some room behind them."""
+        """Takes over keys and values, with some room after them."""
         places = keys.shape[-2]
         self.key_buffer, self.value_buffer = (_with_room(part, places + ROOM) for part in (keys, values))
         self.keys, self.values = self.key_buffer[:, :, :places], self.value_buffer[:, :, :places]
