@@ -68,7 +68,7 @@ def test_its_gradient_is_the_plain_one(backbone: Get) -> None:
     plain = torch.autograd.grad(loss, list(model.parameters()))
     assert len(plain) > 5 + 10
     for limit in (1, 10_000):
-        config = small(micro_batch_tokens=limit)
+        config = small(alignment="mse", micro_batch_tokens=limit)
         metrics = gradient(model, rows, answers, targets, config)
         assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
         assert losses_of(model, rows, answers, targets, config) == pytest.approx(metrics, rel=1e-5)
