@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import requests
@@ -26,8 +25,6 @@ from schemathesis.specs.openapi.checks import (
 
 import serving_bench
 
-CLIENTS = 8
-"""Calls at the same time: those that write texts are slow one by one, and share their passes together."""
 PATIENCE = 600
 """Seconds an answer may take: some ask for many long texts, and the machine may be busy."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -52,17 +49,14 @@ def fuzz(url: str, calls: int, seed: int = 0, seconds: float = float("inf")) -> 
     end = time.monotonic() + seconds
     modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
     each = max(1, calls // (len(operations) * len(modes)))
-
-    def call(operation: Any, mode: schemathesis.GenerationMode) -> None:  # noqa: ANN401
-        try:
-            _run(operation.as_strategy(generation_mode=mode), each, seed, statuses, failures, end)
-        except Exception as error:
-            if "Impossible" not in str(error) and "Unsatisfiable" not in type(error).__name__:
-                failures.append(f"{operation.label}: {type(error).__name__}: {error}"[:500])
-
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        for done in [clients.submit(call, operation, mode) for operation in operations for mode in modes]:
-            done.result()
+    for operation in operations:
+        for mode in modes:
+            try:
+                strategy = operation.as_strategy(generation_mode=mode)
+                _run(strategy, each, seed, statuses, failures, end)
+            except Exception as error:
+                if "Impossible" not in str(error) and "Unsatisfiable" not in type(error).__name__:
+                    failures.append(f"{operation.label}: {type(error).__name__}: {error}"[:500])
     return {"calls": sum(statuses.values()), "statuses": dict(sorted(statuses.items())), "failures": failures}
 
 
