@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..encoder import Encoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One thing that a state reads as.
 
