@@ -154,6 +154,34 @@ def check_folder(folder: Path, names: Iterable[str], *, mine: bool, command: str
     check_output(folder / ".probe")
 
 
+def check_own(folder: Path, manifest: str, names: Iterable[str], command: str) -> None:
+    """Fails now if something is in a folder that the command did not begin; touches nothing.
+
+    Args:
+        folder: to be written.
+        manifest: the file by which the command knows a folder of its own again.
+        names: what a killed command may leave there without it; locks and the like besides.
+        command: for the message.
+
+    Raises:
+        DataError: if so, or if it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; {command} writes a folder: use another -o")
+    if not folder.is_dir() or (folder / manifest).is_file():
+        return
+    known = set(names)
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not _passing(path.name))
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise DataError(f"{folder} holds {foreign[0]}{more}, which {command} did not write; use another -o")
+
+
+def _passing(name: str) -> bool:
+    """Whether a file is there only while something is written."""
+    return name.startswith(".") and name.endswith((".lock", ".probe", ".tmp"))
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Fails now if a folder has no room for so many bytes."""
     free = shutil.disk_usage(folder).free

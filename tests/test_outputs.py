@@ -65,6 +65,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("whiten-index vectors.npy -t t -o vectors.npy", "is what the command reads"),
         ("whiten-index vectors.npy -t t -o thesis.tex", "does not end in .npy"),
         ("evaluate c quick -o .", "results.md is there already, and foresay evaluate would replace it"),
+        ("teach responses.jsonl -t t -o .", "holds labels.npy and 6 more, which foresay teach did not write"),
+        ("teach responses.jsonl -t t -o thesis.tex", "thesis.tex is a file; foresay teach writes a folder"),
+        ("encode c responses.jsonl --shards npy -o .", "labels.npy and 7 more, which foresay encode --shards did not"),
+        ("index c responses.jsonl -o .", "holds labels.npy and 7 more, which foresay did not write; use another -o"),
+        ("index c responses.jsonl -o thesis.tex", "thesis.tex is a file"),
+        ("adopt c vectors.npy -o .", "holds labels.npy and 7 more, which foresay did not write; use another -o"),
     ],
 )
 def test_what_is_not_an_earlier_output_stays(command: str, told: str, work: Path) -> None:

@@ -134,13 +134,15 @@ def _encode_shards(
         raise InputError("--cluster stores a folder of shards; add --shards npy")
     if source is None or output is None:
         raise InputError("--shards takes a file of texts and -o FOLDER, and stores embeddings alone")
+    from ..data.vectors import REJECTED, check_vectors
+
+    check_vectors(output)
     check_output(output / "manifest.json")
     calm_libraries()
     from ..bulk_encoding import EncodeWork, encode_shards
     from ..cluster.processes import Processes, parse_devices
     from ..cluster.work import Here, Pool
     from ..data.queries import read_queries
-    from ..data.vectors import REJECTED
 
     rows = read_queries(source, column=how.pop("column"), split=how.pop("split"), repeats=True)
     device = how.pop("device")

@@ -45,6 +45,10 @@ def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  #
     """
     config = build(IndexConfig, values)
     column, split = values.pop("column"), values.pop("split")
+    if not (output / "index.json").is_file():
+        from ..retrieval.pointer import check_free
+
+        check_free(output)
     encoder = load_encoder(checkpoint, **values)
     from ..retrieval.index import Index
 
@@ -112,6 +116,9 @@ def adopt(checkpoint: str, source: str, output: Path, teacher: str | None, **val
     """
     config = build(AdoptConfig, values)
     device = values["device"]
+    from ..retrieval.pointer import check_free
+
+    check_free(output)
     encoder = _taught(checkpoint, load_encoder(checkpoint, **values), device, teacher)
     from ..retrieval.adopt import adopt as run
 

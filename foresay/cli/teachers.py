@@ -111,6 +111,9 @@ def teach(
     """
     config, cluster = build(TeachConfig, values), build(ClusterConfig, values)
     check_responses(responses)
+    from ..data.targets import check_targets
+
+    check_targets(output)
     check_output(output / "vectors.npy")
     calm_libraries()
     from ..backbone import Backbone

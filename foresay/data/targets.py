@@ -22,7 +22,7 @@ from .. import __version__
 from ..config import Of
 from ..errors import DataError
 from ..files import Journal, differences, load_object, read_json, write_json
-from ..outputs import check_space, writing
+from ..outputs import check_own, check_space, writing
 from .responses import Response, stream_responses
 from .seen import Seen, content_id
 
@@ -83,6 +83,11 @@ class Manifest:
         return content_id("\0".join(self.texts(row)))
 
 
+def check_targets(folder: Path) -> None:
+    """Fails if a folder holds anything else than targets; DataError."""
+    check_own(folder, MANIFEST, _NAMES, "foresay teach")
+
+
 class TargetsFolder:
     """A folder of targets open for adding rows, locked, what a kill left behind cut away. Use it in a `with`."""
 
@@ -93,6 +98,7 @@ class TargetsFolder:
             DataError: if it was made otherwise, is damaged, cannot be written, or another process is writing it.
         """
         self.folder, self.manifest = folder, manifest
+        check_targets(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).exists() and any(map(_holds_something, [folder / name for name in _NAMES])):

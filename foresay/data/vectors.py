@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 from ..config import Precision
 from ..errors import DataError, InputError
 from ..files import differences, locked, read_json, strict_rows, write_json
-from ..outputs import check_space, replacing, writing
+from ..outputs import check_own, check_space, replacing, writing
 from .queries import Query
 from .seen import content_id
 
 MANIFEST, RANGES, REJECTED = "manifest.json", "ranges.npy", "rejected.jsonl"
+
+
+def check_vectors(folder: Path) -> None:
+    """Fails if a folder holds anything else than shards; DataError."""
+    shards = (path.name for path in folder.glob("shard-*")) if folder.is_dir() else ()
+    check_own(folder, MANIFEST, {RANGES, *shards}, "foresay encode --shards")
 
 
 class VectorFolder:
@@ -48,6 +54,7 @@ class VectorFolder:
                 f"precision is {self.precision!r}, and embeddings of {made['dim']} numbers do not fill bytes; "
                 "take --truncate-dim with a multiple of 8, or --precision int8"
             )
+        check_vectors(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._stack = ExitStack()

@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..errors import DataError
 from ..files import read_json, write_json
+from ..outputs import check_own
 
 FORMAT = 1
 LOCK = "writing.lock"
@@ -50,7 +51,8 @@ def check_free(path: Path) -> None:
     Raises:
         DataError: if so.
     """
-    if path.exists() and not (path.is_dir() and _unfinished(path)):
+    check_own(path, FILE, _OURS, "foresay")
+    if (path / FILE).is_file():
         raise DataError(f"{path} is there already; open it, or use another place")
 
 
