@@ -121,7 +121,7 @@ def test_half_precision(
     opened = plain(write(tmp_path / "checkpoint", model, with_backbone=with_backbone))
     assert opened.dtype == model.backbone.dtype == getattr(torch, dtype)
     found, expected = opened.encode(TEXTS), ours(model)
-    assert found.dtype == np.float32
+    assert found.dtype == ("float16" if dtype == "float16" else "float32")  # numpy has no bfloat16
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     assert ((found * expected).sum(1) / lengths).min() > 0.999
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
@@ -300,6 +300,23 @@ def test_folder_with_a_config_is_refused(backbone: Get, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     again = Encoder.from_pretrained(tmp_path / "c", backbone=encoder.model.backbone)
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_any_task(backbone: Get, tmp_path: Path) -> None:
+    """The same vectors, whatever a caller says a text is for."""
+    model = make(backbone("llama"))
+    opened = plain(write(tmp_path / "checkpoint", model))
+    for task in (None, "query", "document", "clustering"):
+        np.testing.assert_allclose(opened.encode(TEXTS, task=task), ours(model), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["tokens", "mean"])
+def test_printing_it(readout: str, tmp_path: Path) -> None:
+    """A screen, not the vocabulary; and what is on disk besides the weights is small."""
+    backbone = Backbone.load("nano", device="cpu")
+    folder = write(tmp_path / "checkpoint", make(backbone, readout=readout))
+    assert len(str(plain(folder))) < 2500
+    assert sum(path.stat().st_size for path in folder.glob("[23]_*/**/*.*")) < 2500
 
 
 def test_limit_below_the_special_tokens(backbone: Get, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint whose documents a teacher embeds, in plain sentence-transformers: both sides of one folder."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,10 +136,7 @@ def test_a_bundle_holds_the_teacher(backbone: Get, tmp_path: Path, kind: str, di
 def test_a_bundle_survives_the_librarys_own_saving(
     folder: Callable[[str], Path], tmp_path: Path, kind: str, dtype: str
 ) -> None:
-    """Opened, saved and opened again by plain sentence-transformers, bit for bit; the card says that it takes a bundle.
-
-    By name the library forgets in which dtype, and how, it was told to load the model.
-    """
+    """Opened, saved and opened again by plain sentence-transformers, bit for bit; its card has no more to say of it."""
     base = Backbone.load(str(folder("llama")), device="cpu", dtype=dtype)
     fitted(tmp_path / "c", base, taught(kind, base, tmp_path))
     assert "save_pretrained" in (tmp_path / "c" / "README.md").read_text(encoding="utf-8")
@@ -149,6 +147,40 @@ def test_a_bundle_survives_the_librarys_own_saving(
     second = SentenceTransformer(str(tmp_path / "again"), device="cpu")
     np.testing.assert_array_equal(second.encode_query(TEXTS), first.encode_query(TEXTS))
     np.testing.assert_array_equal(second.encode_document(TEXTS), first.encode_document(TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+@pytest.mark.parametrize("kind", [*KINDS, "checkpoint"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_saved_by_the_library_by_name(
+    folder: Callable[[str], Path], tmp_path: Path, kind: str, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bit for bit, or not at all: it would load the backbone in its stored dtype again, and reading one way only."""
+    base = Backbone.load(str(folder("llama")), device="cpu", dtype=dtype)
+    changes = {"documents": "checkpoint", "query_prompt": ""} if kind == "checkpoint" else {}
+    fitted(tmp_path / "c", base, taught("self" if kind == "checkpoint" else kind, base, tmp_path), **changes)
+    first, again = SentenceTransformer(str(tmp_path / "c"), device="cpu"), tmp_path / "again"
+    if dtype == "bfloat16" or kind in ("llm2vec", "whitened"):
+        with pytest.raises(ValueError, match="copy the checkpoint's folder instead, or run `foresay bundle"):
+            first.save_pretrained(str(again))
+        assert not (again / "modules.json").exists()
+    else:
+        first.save_pretrained(str(again))
+        second = SentenceTransformer(str(again), device="cpu")
+        np.testing.assert_array_equal(second.encode_query(TEXTS), first.encode_query(TEXTS))
+        np.testing.assert_array_equal(second.encode_document(TEXTS), first.encode_document(TEXTS))
+    assert "chat" not in caplog.text  # the template that makes it fail is not talked about
+
+
+@kinds
+def test_printing_it(backbone: Get, tmp_path: Path, kind: str) -> None:
+    """A screen for each side, and no vocabulary; this backbone puts a token before a text, which does not count."""
+    base = backbone("llama")
+    fitted(tmp_path / "c", base, taught(kind, base, tmp_path))
+    assert len(str(SentenceTransformer(str(tmp_path / "c"), device="cpu"))) < 5000
+    configs = [path.read_text(encoding="utf-8") for path in (tmp_path / "c").rglob("*_MultiVectorMask/config.json")]
+    words = {word for config in configs for word in json.loads(config)["skiplist_words"]}
+    assert words == (set() if kind == "sentence-transformers" else {"<|endoftext|>"})
 
 
 def test_half_precision(folder: Callable[[str], Path], tmp_path: Path) -> None:

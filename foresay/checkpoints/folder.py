@@ -33,7 +33,7 @@ _NAMES = (
     "README.md",
     *("adapter_config.json", "adapter_model.safetensors", "config.json", "config_sentence_transformers.json"),
     *("modules.json", "router_config.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("query", "document", "0_Transformer", "1_CNN", "1_Dense", "2_WordWeights", "3_Pooling"),
+    *("query", "document", "0_Transformer", "1_CNN", "1_Dense", "2_Router", "2_WordWeights", "3_Pooling"),
 )
 """All that a checkpoint may hold."""
 

@@ -17,6 +17,7 @@ _NAMES = (
     *("README.md", CONFIG, "adapter", "golden.safetensors", "whitening.safetensors", "backbone_config.json"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("tokenizer.json", "tokenizer_config.json", "1_Pooling", "1_WordWeights", "1_Dense", "2_Pooling", "2_WordWeights"),
+    *("1_MultiVectorMask", "2_MultiVectorMask"),
     *("2_Dense", "3_Pooling"),
 )
 """All that a teacher's folder may hold, but for `training`."""

@@ -15,7 +15,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import Pooling, WordWeights
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from ..backbone import Backbone
@@ -111,11 +112,9 @@ def write_mean(
 
 
 def _pooling(backbone: Backbone, width: int) -> list[torch.nn.Module]:
-    """The mean over the text's own tokens: a leading token before them weighs nothing."""
+    """The mean over the text's own tokens: a leading token before them does not count."""
     mean = Pooling(width, "mean")
     if not backbone.leading_ids:
         return [mean]
-    vocab = [""] * backbone.embedding.num_embeddings
-    for token in backbone.leading_ids:
-        vocab[token] = f"leading_{token}"
-    return [WordWeights(vocab, {f"leading_{token}": 0.0 for token in backbone.leading_ids}, 1.0), mean]
+    leading = backbone.tokenizer.convert_ids_to_tokens(backbone.leading_ids)
+    return [MultiVectorMask(skiplist_words=leading, skiplist_tasks=["query", "document"]), mean]

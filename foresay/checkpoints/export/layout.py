@@ -13,7 +13,7 @@ from typing import Any
 import sentence_transformers
 import torch
 import transformers
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Router, Transformer
 from torch import nn
 
 from ...backbone import Backbone
@@ -92,7 +92,8 @@ def write_modules(folder: Path, home: str, modules: Iterable[nn.Module]) -> None
     for number, module in enumerate(modules, start=1):
         path = f"{number}_{type(module).__name__}"
         (folder / path).mkdir(exist_ok=True)
-        module.save(str(folder / path))  # type: ignore[operator]
+        options = {"create_model_card": False} if isinstance(module, Router) else {}
+        module.save(str(folder / path), **options)  # type: ignore[operator]
         listed.append((path, type(module)))
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"{kind.__module__}.{kind.__name__}"}

@@ -2,12 +2,12 @@
 
 In: a model, its prompts, its longest input. Out: the files of
 
-    Transformer    the backbone by name, and an adapter with the special tokens as rows of its embedding matrix
-    1_CNN          each compression token's map, as one convolution whose window spans them
-    2_WordWeights  1 on the token in the middle of that window, 0 elsewhere
-    3_Pooling      the mean, of that one place
+    Transformer  the backbone by name, and an adapter with the special tokens as rows of its embedding matrix
+    1_CNN        each compression token's map, as one convolution whose window spans them
+    2_Router     a mask: the token in the middle of that window counts, and no other
+    3_Pooling    the mean, of that one place
 
-For the published readout, the mean, `1_Dense` replaces `1_CNN`, and the weights are 1 on every compression token.
+For the published readout, the mean, `1_Dense` replaces `1_CNN`, and every compression token counts.
 
 Careful: the adapter lies in the folder itself, and no `config.json` may be there. The library passes a module's folder
 on as a folder of the backbone too, and takes a `config.json` beside an adapter for the backbone's own; either way it
@@ -21,8 +21,10 @@ from pathlib import Path
 import torch
 from peft import TrainableTokensConfig
 from safetensors.torch import save_file
-from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import CNN, Pooling, WordWeights
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Router
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import CNN, BoW, Pooling
 from torch import Tensor, nn
 
 from ...backbone import OWN_TOKENIZER, Backbone
@@ -72,7 +74,8 @@ def write_queries(
         _write_adapter(home, model, ids)
     write_tokenizer(home, model, ids, max_tokens)
     write_json(home / "sentence_bert_config.json", transformer_config(model.backbone, max_tokens))
-    write_modules(folder, COPY if with_backbone else "", _pooling_modules(model, ids, rows))
+    mapped, counted = _map(model, ids)
+    write_modules(folder, COPY if with_backbone else "", [mapped, _mask(counted), Pooling(model.dim, "mean")])
     write_library_config(folder, prompts)
     return with_backbone
 
@@ -133,27 +136,23 @@ def _grown(weight: Tensor, rows: int) -> Tensor:
     return torch.cat([weight, mean.expand(added, *weight.shape[1:])])
 
 
-def _pooling_modules(model: Model, ids: list[int], rows: int) -> list[nn.Module]:
-    """From states to the embedding.
-
-    The map comes first: the library casts it to the backbone's dtype, and what leaves WordWeights is float32.
-    It is stored in that type, in half the bytes.
-    """
-    vocab = [""] * rows
-    names = {token: f"compression_{i}" for i, token in enumerate(ids[model.thought :])}
-    for token, name in names.items():
-        vocab[token] = name
-    counted = list(names.values())
+def _map(model: Model, ids: list[int]) -> tuple[nn.Module, list[int]]:
+    """From states to the embedding, and at which tokens it is; the library casts it to the backbone's dtype."""
+    counted = ids[model.thought :]
     kernel = _kernel(model)
-    alike = bool((kernel == kernel[0]).all())
-    if not alike:
-        counted = [counted[model.compression // 2]]
-    mapped = _dense(model, kernel) if alike else _convolution(model, kernel)
-    return [
-        mapped.to(model.backbone.dtype),
-        WordWeights(vocab, dict.fromkeys(counted, 1.0), 0.0),
-        Pooling(model.dim, "mean"),
-    ]
+    if bool((kernel == kernel[0]).all()):
+        return _dense(model, kernel).to(model.backbone.dtype), counted
+    return _convolution(model, kernel).to(model.backbone.dtype), [counted[model.compression // 2]]
+
+
+def _mask(counted: list[int]) -> Router:
+    """Only these tokens count.
+
+    The mask would ignore its list if it heard that a text is a query. So it is in a model of its own, which a router
+    runs for every task and tells of none. The words in front of it are there because a model needs a tokenizer.
+    """
+    alone = SentenceTransformer(modules=[BoW(["-"]), MultiVectorMask(keep_only_token_ids=counted)], device="cpu")
+    return Router({"mask": [alone]}, route_mappings={(None, None): "mask"})
 
 
 def _kernel(model: Model) -> Tensor:

@@ -37,6 +37,7 @@ from ..load import COPY, DOCUMENT, QUERY
 from ..record import ALONE, Exported, Record
 from .layout import write_library_config
 from .queries import write_backbone, write_queries
+from .saving import refuse_to_lose
 
 Array = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def export(folder: Path, encoder: Encoder | None = None, *, whole: bool = False,
         loaded.share_teacher(encoder)
     with drafting(folder) as draft:
         exported, copied, taught = _write(draft, loaded, whole or record.backbone.bundled)
+        refuse_to_lose(draft)
         documents = record.documents and replace(record.documents, bundled=taught)
         backbone_record = replace(record.backbone, bundled=copied)
         now = replace(record, backbone=backbone_record, documents=documents, sentence_transformers=exported)
