@@ -176,6 +176,23 @@ def test_a_full_disk_is_one_line_whoever_meets_it(error: Exception) -> None:
     assert result.output.count("\n") == 1 and "then repeat the command" in result.output
 
 
+@pytest.mark.parametrize(
+    ("text", "codec"), [(os.fsencode("größer").decode("ascii", "surrogateescape"), "utf-8"), ("größer", "ascii")]
+)
+def test_what_a_library_cannot_spell(text: str, codec: str) -> None:
+    """A name, or a text that it writes to a file in the locale's encoding: one line, with what repairs it."""
+
+    @click.command()
+    def fails() -> None:
+        text.encode(codec)
+
+    group = Group()
+    group.add_command(fails)
+    result = CliRunner().invoke(group, ["fails"])
+    assert result.exit_code == 1 and result.output.startswith("error: a library cannot spell '")
+    assert "ößer" in result.output and result.output.endswith("PYTHONUTF8=1 before it\n")
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file", "x"), RuntimeError("os error 28")])
 def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
     """A missing file of somebody else's is not taken for an output that cannot be written."""

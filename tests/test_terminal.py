@@ -126,6 +126,11 @@ report é QUERIES QUERIES -o report.html --title TEXT --max-new-tokens 4 --devic
 index é QUERIES -o index --device cpu
 search é index TEXT --explain --device cpu
 search é index TEXT --json --device cpu
+train merged.jsonl targets -m MODEL -o trained --compression 2 --held-out 1 --steps 2 --query-prompt TEXT --device cpu
+verify trained --device cpu
+migrate trained index --device cpu
+bundle trained -o bundle --device cpu
+encode bundle QUERIES -o scherben-ß --shards npy --devices cpu
 """
 ALL_OF_THEM = """
 import json, os, sys
@@ -161,6 +166,7 @@ def test_every_command_without_utf8(folder: Callable[[str], Path], tmp_path: Pat
     assert [row["query"] for row in rows] == [text, "план", "plain"]
     assert "日本語 🙂" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "é" / "foresay.json").read_bytes())["prompts"]["query"] == text
+    assert len(list((tmp_path / "scherben-ß").glob("shard-*.npy"))) == 1
     printed = done.stdout.decode("latin-1").split("\n")
     hits = [json.loads(line) for line in printed if line.startswith('{"id"') and '"hits"' in line]
     assert hits[0]["query"] == text and {hit["text"] for hit in hits[0]["hits"]} == {text, "план", "plain"}

@@ -157,11 +157,20 @@ class Group(click.Group):
             sys.stderr.close()
             sys.exit(0)
         except Exception as error:
-            told = unwritable(error)
+            told = unwritable(error) or _unspelled(error)
             if told is None:
                 raise
             click.echo(f"error: {told}", err=True)
             sys.exit(1)
+
+
+def _unspelled(error: Exception) -> str | None:
+    """What a library's failure in a locale without UTF-8 has to be told as; None for any other error."""
+    if not isinstance(error, UnicodeEncodeError):
+        return None
+    name = os.fsencode(error.object) if error.reason == "surrogates not allowed" else error.object[error.start :][:20]
+    shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+    return f"a library cannot spell {shown!r} in this locale; repeat the command with PYTHONUTF8=1 before it"
 
 
 def options(config: type[Options]) -> Callable[[F], F]:
