@@ -172,7 +172,7 @@ def test_a_killed_create_is_made_again(encoder: Encoder, tmp_path: Path, monkeyp
     assert Index.create(tmp_path / "index", encoder).add(some(2)).new == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match=r"mine holds thesis\.txt, which foresay did not write"):
         Index.create(tmp_path / "mine", encoder)
 
 
