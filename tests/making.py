@@ -30,3 +30,8 @@ def pairs(dim: int = 8) -> Pairs:
 def noting(steps: list[int]) -> Report:
     """A report that notes the numbers of the steps."""
     return lambda event: steps.append(event.step) if isinstance(event, Step) else None
+
+
+def killed_config() -> TrainConfig:
+    """Every loss on, and more states than are kept."""
+    return small(steps=6, held_out=2, keep=1, contrast_weight=0.5, dims=(4,), token_learning_rate=1e-2)

@@ -1,9 +1,8 @@
 """Indexes that others made: every back end against an exact search, unchanged by it; wrong teachers refused."""
 
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,35 +21,16 @@ from foresay.embedded import Array, unit
 from foresay.errors import DataError, InputError
 from foresay.model import Model
 from foresay.retrieval.backends.base import Place, open_backend
-from foresay.teachers.base import Teacher
 from foresay.teachers.whitened import WhitenedTeacher
 from foresay.teachers.whitening import Whitening
 
-from .test_retrieval import make, some
+from .indexing import Hashed, make, some
 
 Get = Callable[[str], Backbone]
 COUNT = 60
 DOCUMENTS = some(COUNT)
 TEXTS = [document.text for document in DOCUMENTS]
 PROMPT = "passage: "
-
-
-class Hashed(Teacher):
-    """A teacher whose vectors are those of a text's words, each drawn from its hash; a prompt is one more word."""
-
-    revision, pooling, dim, max_tokens = "1", "sum", 12, 200
-
-    def __init__(self, name: str = "hashed") -> None:
-        """Draws its words from the name."""
-        self.name = name
-
-    def embed(self, texts: Sequence[str]) -> Array:
-        """The sum of the words' vectors, of any length."""
-        return np.stack([np.sum([self._word(word) for word in text.split() or ["."]], axis=0) for text in texts])
-
-    def _word(self, word: str) -> Array:
-        seed = int.from_bytes(hashlib.sha256(f"{self.name}{word}".encode()).digest()[:8])
-        return np.random.default_rng(seed).normal(size=12).astype(np.float32)
 
 
 VECTORS = Hashed().embed(TEXTS)

@@ -10,27 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from foresay.cli.main import main
 
+from .commands import run
+
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = list(main.commands)
-
-
-def invoke(*arguments: object, code: int = 0) -> Result:
-    """Runs a command in this process."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    """What a command printed, or where it failed its messages."""
-    result = invoke(*arguments, code=code)
-    return result.output if code else result.stdout
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:

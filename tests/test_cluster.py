@@ -30,8 +30,8 @@ from foresay.teachers.remote import RemoteTeacher, TeachWork
 from foresay.teachers.teach import teach
 
 from .cluster_works import Backwards, Fails
+from .commands import run
 from .made_tasks import write
-from .test_cli import run
 
 QUERIES = [Query(f"q{n}", f"{'first' if n < 20 else 'then'} {n}") for n in range(60)]
 ROOT = Path(__file__).parents[1]

@@ -27,8 +27,8 @@ from foresay.encoder import Encoder
 from foresay.errors import DataError, DeviceError, InputError
 from foresay.model import Model
 
+from .commands import run
 from .kills import start
-from .test_cli import run
 
 TEXTS = [Query(f"t{n}", f"text {n} {'of some words ' * (n % 5)}") for n in range(23)]
 

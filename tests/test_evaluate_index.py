@@ -14,8 +14,8 @@ from foresay.errors import DataError
 from foresay.evaluation.scores import load_scores
 from foresay.retrieval.documents import Document
 
+from .indexing import make
 from .made_tasks import rows, write
-from .test_retrieval import make
 
 
 def test_each_mode_of_an_index_is_measured(folder: Callable[[str], Path], tmp_path: Path) -> None:

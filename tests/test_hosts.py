@@ -19,7 +19,7 @@ from foresay.encoder import Encoder
 from foresay.model import Model
 
 from .conftest import SENTENCES, save_and_export
-from .test_routes import fitted, taught
+from .taught import fitted, taught
 
 Get = Callable[[str], Backbone]
 ROOT = Path(__file__).parents[1]

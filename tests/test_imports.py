@@ -1,6 +1,7 @@
 """Who imports whom: no cycles, lazy imports counted, and a checkpoint loads without what only others need."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,3 +93,17 @@ def test_a_checkpoint_loads_without_what_others_need() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def _imports_tests(source: str) -> list[str]:
+    """The test modules that a source imports, also in a script inside one of its texts."""
+    return re.findall(
+        r"^\s*(?:from|import)\s+(?:\.|tests\.)(test_\w+)|^\s*from (?:\.|tests) import (test_\w+)", source, re.M
+    )
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several need is in `conftest.py` or in a module whose name says what it makes."""
+    assert _imports_tests("from .test_a import run\n") and _imports_tests('S = """\nfrom tests.test_a import b\n"""')
+    found = {path.name: _imports_tests(path.read_text("utf-8")) for path in Path(__file__).parent.glob("*.py")}
+    assert len(found) > 60 and not {name: names for name, names in found.items() if names}

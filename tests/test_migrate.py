@@ -29,8 +29,7 @@ from foresay.retrieval.states import Keeping
 from foresay.retrieval.store import Store, schema
 
 from .conftest import SENTENCES
-from .test_adopt import Hashed
-from .test_retrieval import make, some
+from .indexing import Hashed, make, some
 
 Get = Callable[[str], Backbone]
 LONG = Document("long", " ".join(f"{sentence} measles." for sentence in SENTENCES * 3), {"year": 1})

@@ -34,7 +34,7 @@ from foresay.training.train import train
 
 from .conftest import SENTENCES
 from .making import QUERIES, RESPONSES, small
-from .test_routes import KINDS, TEXTS, fitted, taught
+from .taught import KINDS, TEXTS, fitted, taught
 
 Get = Callable[[str], Backbone]
 WEIGHT = 0.25

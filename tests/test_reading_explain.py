@@ -18,7 +18,7 @@ from foresay.reading.explain import explain
 from foresay.reading.faithfulness import faithfulness
 from foresay.teachers.pooled import SelfTeacher
 
-from .test_cli import run
+from .commands import run
 
 Get = Callable[[str], Backbone]
 PAIR = ("What does frugal mean, really?", "A frugal fox met a crow; the crow held a piece of cheese.")

@@ -21,8 +21,8 @@ from foresay.reading.latent_convert import convert_latent_index
 from foresay.reading.latent_index import LatentIndex, whole_word
 from foresay.reading.lens import lens
 
+from .commands import invoke, run
 from .conftest import SENTENCES
-from .test_cli import invoke, run
 
 Get = Callable[[str], Backbone]
 CORPUS = [*SENTENCES, *(f"The {animal} met a fox in the city." for animal in ("crow", "hen", "goat", "crow"))]

@@ -21,8 +21,8 @@ from foresay.reading.lens import lens
 from foresay.reading.lenses import Found, Hit
 from foresay.reading.logit_lens import LogitLens, largest
 
+from .commands import run
 from .conftest import FAMILIES, SENTENCES
-from .test_cli import run
 
 Get = Callable[[str], Backbone]
 

@@ -22,8 +22,8 @@ from foresay.reading.report import report
 from foresay.shown import clean
 from foresay.teachers.pooled import SelfTeacher
 
+from .commands import run
 from .conftest import SENTENCES
-from .test_cli import run
 
 Get = Callable[[str], Backbone]
 EVIL = "</title><script>alert(1)</script><img src=x onerror=alert(1)> & \x00 \u202e fox"

@@ -13,8 +13,8 @@ from foresay.errors import DataError, InputError
 from foresay.model import Model
 from foresay.reading.stored import SoftPrompts
 
+from .commands import run
 from .conftest import SENTENCES
-from .test_cli import run
 
 Get = Callable[[str], Backbone]
 

@@ -33,6 +33,7 @@ from foresay.errors import DataError, InputError
 from foresay.files import Journal
 
 from .conftest import SENTENCES
+from .echo import Echo
 from .kills import start
 
 Get = Callable[[str], Backbone]
@@ -55,36 +56,6 @@ def kill_after(groups: int) -> Callable[[int, int | None, str], None]:
             raise Killed
 
     return progress
-
-
-class Echo:
-    """An engine that answers at once: each query backwards, with its sample and seed; `bad` ones with a problem."""
-
-    name, window = "echo", 5
-
-    def __init__(self) -> None:
-        """Counts what it is asked."""
-        self.asked: list[Job] = []
-        self.bad: set[str] = set()
-
-    def manifest(self) -> dict[str, Any]:
-        """Its name."""
-        return {"backbone": "echo"}
-
-    def refusals(self, texts: Sequence[str]) -> list[str | None]:
-        """None of them."""
-        return [None] * len(texts)
-
-    def answer(self, jobs: Sequence[Job]) -> Iterator[Answer]:
-        """The last job first."""
-        for job in reversed(jobs):
-            self.asked.append(job)
-            text = f"{job.text[::-1]} {job.sample} {job.seed}"
-            yield Answer(job, text, problem="it is bad" if job.text in self.bad else None)
-
-    def speed(self) -> str:
-        """None."""
-        return ""
 
 
 def alone(backbone: Backbone, text: str) -> list[int]:

@@ -17,7 +17,6 @@ from foresay.cli.main import main
 from foresay.embedded import unit
 from foresay.errors import DataError, InputError
 from foresay.files import locked
-from foresay.model import Model
 from foresay.retrieval.chunks import Chunker
 from foresay.retrieval.documents import Document, Hit, Reject, read_documents
 from foresay.retrieval.ranking import fuse
@@ -25,23 +24,9 @@ from foresay.retrieval.store import Store
 from foresay.retrieval.trec import write_run
 
 from .conftest import SENTENCES
+from .indexing import make, some
 
 Get = Callable[[str], Backbone]
-WORDS = ("measles", "fever", "capital", "river", "cheese", "fox", "crow", "frugal")
-
-
-def make(backbone: Backbone, seed: int = 0, **options: object) -> Encoder:
-    """An encoder whose maps are random."""
-    model = Model(backbone, thought=1, compression=3, dim=12, seed=seed)
-    return Encoder(model, max_tokens=64, **options)  # type: ignore[arg-type]
-
-
-def some(count: int = 40) -> list[Document]:
-    """Documents that differ in words, years and length."""
-    return [
-        Document(f"d{i}", f"{SENTENCES[i % 4]} {WORDS[i % 8]} number{i}", {"year": 1980 + i, "even": i % 2 == 0})
-        for i in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from foresay.data.shards import QueryFile, Shard
 from foresay.engines.respond import respond
 from foresay.errors import DataError, InputError
 
-from .test_respond import Echo
+from .echo import Echo
 
 
 @pytest.fixture

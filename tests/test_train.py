@@ -30,7 +30,7 @@ from foresay.training.step import gradient, losses_of
 from foresay.training.stopping import Stopped
 from foresay.training.train import schedule, train
 
-from .making import QUERIES, RESPONSES, noting, pairs, small
+from .making import QUERIES, RESPONSES, killed_config, noting, pairs, small
 
 Get = Callable[[str], Backbone]
 
@@ -271,8 +271,7 @@ import os, signal, sys
 from pathlib import Path
 from foresay.backbone import Backbone
 from foresay.training.train import train
-from tests.making import pairs
-from tests.test_train import killed_config
+from tests.making import killed_config, pairs
 
 def kill(event):
     if getattr(event, "step", 0) == 5:
@@ -280,11 +279,6 @@ def kill(event):
 
 train(pairs(), Backbone.load(sys.argv[1], device="cpu"), Path(sys.argv[2]), killed_config(), kill)
 """
-
-
-def killed_config() -> TrainConfig:
-    """Every loss on, and more states than are kept."""
-    return small(steps=6, held_out=2, keep=1, contrast_weight=0.5, dims=(4,), token_learning_rate=1e-2)
 
 
 def test_sigkill_costs_nothing(folder: Callable[[str], Path], backbone: Get, tmp_path: Path) -> None:

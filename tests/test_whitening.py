@@ -25,7 +25,7 @@ from foresay.teachers.whitened import WhitenedTeacher
 from foresay.teachers.whitening import FLOOR, Spectrum, Whitening, choose_whitening, finds_partner, halves
 
 from .conftest import SENTENCES
-from .test_routes import encoder_folder
+from .taught import encoder_folder
 
 Get = Callable[[str], Backbone]
 PAIRS = [(f"{text} {i}", f"{i} is said of {text}") for i in range(4) for text in SENTENCES]
