@@ -76,13 +76,16 @@ def test_hyde(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path, monkeypatch:
     assert again.fingerprint == hyde.fingerprint != HydeEmbedder(teacher, qwen, hyde.path).fingerprint
 
 
-def test_hyde_without_a_response(qwen: Backbone, teacher: SelfTeacher, tmp_path: Path) -> None:
+def test_hyde_without_a_response(
+    qwen: Backbone, teacher: SelfTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A text that is too long to be answered is embedded itself, counted, and refused once only."""
     hyde = HydeEmbedder(teacher, qwen, tmp_path / "h.jsonl", RespondConfig(max_new_tokens=4, max_query_tokens=40))
     long = "a fox " * 40
     for count in (1, 2):
         np.testing.assert_allclose(hyde.encode_query([long, "x"])[0], teacher.embed([long])[0], atol=1e-5)
-        assert hyde.unanswered == count
+        told = [message for message in caplog.messages if "got no response" in message]
+        assert told == ["1 of 2 texts got no response and are embedded themselves"] * count
     assert len((tmp_path / "h.rejected.jsonl").read_text().splitlines()) == 1
     alone = HydeEmbedder(teacher, qwen, tmp_path / "empty.jsonl", RespondConfig(max_new_tokens=4, max_query_tokens=40))
     np.testing.assert_array_equal(alone.encode_query([long]), teacher.embed([long]))

@@ -90,7 +90,6 @@ class HydeEmbedder(TeacherEmbedder):
 
     Attributes:
         path: the responses; a killed run goes on there, and another task's queries are added.
-        unanswered: how many texts had no response.
     """
 
     def __init__(self, teacher: Teacher, backbone: Backbone, path: Path, config: RespondConfig | None = None) -> None:
@@ -99,7 +98,6 @@ class HydeEmbedder(TeacherEmbedder):
         self.backbone, self.path, self.config = backbone, path, config or RespondConfig()
         weights = sample(backbone.model.parameters())
         self.fingerprint = digest(self.fingerprint, weights, backbone.dtype_name, str(self.config))
-        self.unanswered = 0
         self._responses: dict[str, str] = {}
 
     def encode_query(self, texts: Sequence[str]) -> Array:
@@ -107,7 +105,6 @@ class HydeEmbedder(TeacherEmbedder):
         self._answer([text for text in dict.fromkeys(texts) if text not in self._responses])
         without = sum(text not in self._responses for text in texts)
         if without:
-            self.unanswered += without
             logger.warning("%d of %d texts got no response and are embedded themselves", without, len(texts))
         start = time.perf_counter()
         vectors = self.teacher.embed([self._responses.get(text, text) for text in texts])
