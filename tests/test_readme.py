@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import foresay
 from foresay.cli.main import main
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(foresay.__file__).parent
 README = (ROOT / "README.md").read_text()
 SHOWN = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```", re.DOTALL)
 
@@ -75,6 +77,50 @@ def test_the_quickstart_leaves_results(quickstart: Path) -> None:
 def test_short_enough_to_be_read() -> None:
     """More belongs into docs/."""
     assert len(README.splitlines()) <= 170
+
+
+def test_the_order_of_its_parts() -> None:
+    """What it is, how to use it, and whether to, come before how it is made."""
+    assert README.startswith("# Foresay\n\n**") and 0 < README.index("![") < README.index("\n## ")
+    assert re.findall(r"(?m)^## (.*)$", README) == [
+        "Install",
+        "Use it",
+        "When to use it, and when not",
+        "Train your own",
+        "Serve, search, read",
+        "Does it find the answer?",
+        "Commands",
+        "Good to know",
+        "How fast",
+        "What is in a checkpoint",
+        "Code map",
+        "Contributing, licence, citation",
+    ]
+
+
+def test_the_code_map_has_every_folder() -> None:
+    """Nine lines; whatever they name is there."""
+    rows = re.findall(r"(?m)^\| (`.*) \|.*\|$", README.partition("## Code map")[2])
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    assert len(rows) == 9 and folders <= named
+    assert all((PACKAGE / name).exists() for name in named)
+
+
+def test_contributing_says_where_things_go() -> None:
+    """How to run it, and where each thing is added; the files, functions and make targets that it names exist."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for thing in ("engine", "teacher", "readout", "baseline", "suite", "lens", "command"):
+        assert re.search(rf"(?m)^\| an? {thing}\b", page), thing
+    assert "**A family of language models**" in page and "FAMILIES" in (ROOT / "tests" / "conftest.py").read_text()
+    files = re.findall(r"`([\w/]+(?:/|\.py))`", page)
+    assert len(files) > 20
+    assert not [name for name in files if not ((PACKAGE / name).exists() or (ROOT / name).exists())]
+    words = re.findall(r"(?m)^\|.*\| `(\w+)` *\|", page) + re.findall(r"(?m)^\| an? .*?\| `([A-Z]\w+)`", page)
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert len(words) >= 5 and all(re.search(rf"(?m)^(?:class|def) {word}\b", code) for word in words)
+    targets = set(re.findall(r"(?m)^make ([\w-]+)", page))
+    assert {"test", "lint", "fix"} <= targets <= set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text()))
 
 
 def test_commands_exist() -> None:
