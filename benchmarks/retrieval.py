@@ -63,7 +63,7 @@ def scores(space: Space, task: Task, most: int) -> Scores:
         for block in blocks(range(len(vectors)), 4096):
             parts = [Part(str(i), 0, Chunk(task.documents[i], 0, 0), "{}", "") for i in block]
             store.append(table_of(parts, vectors[block], {}, schema(vectors.shape[1], {})))
-        store.tidy()
+        store.finish()
         made: Scores = {}
         for mode in MODES:
             hits = [ranked(store, text, one, (TOP, mode, None)) for text, one in zip(queries, asked, strict=True)]

@@ -19,6 +19,7 @@ from foresay.errors import DataError, InputError
 from foresay.files import locked
 from foresay.retrieval.chunks import Chunker
 from foresay.retrieval.documents import Document, Hit, Reject, read_documents
+from foresay.retrieval.numbers import Known
 from foresay.retrieval.ranking import fuse
 from foresay.retrieval.store import Store
 from foresay.retrieval.trec import write_run
@@ -197,11 +198,48 @@ def test_reading_documents(tmp_path: Path) -> None:
         list(read_documents(path))
 
 
+def test_what_is_known_of_documents_is_what_a_dict_would_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is added in whatever order, the last digest of an id counts."""
+    monkeypatch.setattr("foresay.retrieval.numbers._RECENT", 7)
+    random, expected = np.random.default_rng(0), dict[str, str]()
+    known = Known([("a", "0"), ("b", "1"), ("a", "2")])
+    expected |= {"a": "2", "b": "1"}
+    for name, digest in random.integers(60, size=(500, 2)).astype(str).tolist():
+        known.add(name, digest)
+        expected[name] = digest
+        assert known.has(name, digest) and not known.has(name, digest + "x")
+    names = ["a", "b", *map(str, range(100))]
+    assert [name in known for name in names] == [name in expected for name in names]
+    assert all(known.has(name, digest) for name, digest in expected.items())
+    assert len(known) == len(expected)
+
+
+def test_the_indexes_are_made_when_all_rows_are_there(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the way, whoever searches finds words all the same, in the rows that are there."""
+    for place in ("index", "rewriting"):
+        monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", 8)
+    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+    seen: list[tuple[int, int]] = []
+    index = Index.create(tmp_path / "index", encoder)
+
+    def look(*_: object) -> None:
+        table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
+        hits = Index.open(tmp_path / "index", encoder).search("paragraph", top=50, mode="words")
+        seen.append((len(table.list_indices()), len(hits)))
+
+    index.add([Document(str(i), f"a paragraph of number {i}") for i in range(24)], look)
+    assert seen == [(0, 8), (0, 16), (0, 24)]
+    table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
+    assert [found.columns for found in table.list_indices()] == [["text"]]
+
+
 def test_one_graph_for_all_rows_of_an_add(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vector index is built when all rows are there: one built on the way would become a graph for each tidying."""
+    """The vector index is built when all rows are there: one built on the way would become a graph for each joining."""
     monkeypatch.setattr("foresay.retrieval.index.BLOCK", 8)
     monkeypatch.setattr("foresay.retrieval.rewriting.BLOCK", 8)
-    monkeypatch.setattr("foresay.retrieval.rewriting.TIDY", 1)
+    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
     index = Index.create(tmp_path / "index", encoder, IndexConfig(ann_rows=16))
     index.add(some())
     table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
@@ -216,14 +254,14 @@ def test_a_growing_table_is_written_again_a_few_times_only(
     """Small files are joined as the table grows by half: what is written grows with the rows, not with their square."""
     for place in ("index", "rewriting"):
         monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", 4)
-    monkeypatch.setattr("foresay.retrieval.rewriting.TIDY", 1)
-    tidy, sizes = Store.tidy, list[int]()
+    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+    join, sizes = Store.join, list[int]()
 
-    def noting(store: Store, ann_rows: int = 0) -> None:
+    def noting(store: Store) -> None:
         sizes.append(store.count())
-        tidy(store, ann_rows)
+        join(store)
 
-    monkeypatch.setattr(Store, "tidy", noting)
+    monkeypatch.setattr(Store, "join", noting)
     index = Index.create(tmp_path / "index", encoder)
     index.add(some(200))
     assert 5 < len(sizes) < 15 and sum(sizes) < 4 * 200

@@ -28,7 +28,7 @@ from ..errors import DataError, InputError
 from ..files import locked
 from .chunks import Chunker
 from .documents import Document, Hit, checked
-from .numbers import blocks, number
+from .numbers import Known, blocks
 from .parts import Maker, Part, keeping_in
 from .pointer import LOCK, check_free, clear, read_pointer, write_pointer
 from .rewriting import BLOCK, Pace, next_table, sweep
@@ -131,23 +131,24 @@ class Index(Searcher):
         new = changed = kept = 0
         with locked(self.path / LOCK):
             store = self._sole()
-            there = {number(name): number(digest) for name, digest in store.digests()}
+            there = Known(store.digests())
             pace = Pace(len(there))
             for block in blocks(items, BLOCK):
                 latest = {item.id: checked(item) for item in block}
-                todo = [item for item in latest.values() if there.get(number(item.id)) != number(item.digest())]
-                fresh = [item for item in todo if number(item.id) not in there]
-                stale = [item for item in todo if number(item.id) in there]
+                todo = [item for item in latest.values() if not there.has(item.id, item.digest())]
+                fresh = [item for item in todo if item.id not in there]
+                stale = [item for item in todo if item.id in there]
                 for write, chosen in ((store.append, fresh), (store.replace, stale)):
                     if chosen:
                         write(self._maker.rows(_parts(chosen, chunker), store.about()))
-                there |= {number(item.id): number(item.digest()) for item in todo}
+                for item in todo:
+                    there.add(item.id, item.digest())
                 new, changed, kept = new + len(fresh), changed + len(stale), kept + len(block) - len(todo)
                 if pace.is_due(len(todo)):
-                    store.tidy()
+                    store.join()
                 if progress:
                     progress(new + changed + kept, None, "")
-            store.tidy(self.config.ann_rows)
+            store.finish(self.config.ann_rows)
         return Added(new, changed, kept)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -158,7 +159,7 @@ class Index(Searcher):
             store = self._sole()
             for block in blocks(ids, BLOCK):
                 store.delete(block)
-            store.tidy(self.config.ann_rows)
+            store.finish(self.config.ann_rows)
         return before - len(self)
 
     def _sole(self) -> Store:

@@ -21,7 +21,7 @@ from ..data.queries import Progress
 from ..errors import DataError
 from ..files import as_json
 from .chunks import Chunk
-from .numbers import blocks, number
+from .numbers import Known, blocks, number
 from .parts import Part
 from .pointer import read_pointer, write_pointer
 from .states import Keeping
@@ -29,7 +29,7 @@ from .store import Store
 
 BLOCK = 512
 """Documents in one commit: what a kill costs at most."""
-TIDY = 64
+JOIN_EVERY = 64
 """Commits between two times of joining small files, at least."""
 
 Make = Callable[[list[list[Part]], pa.Table], pa.Table]
@@ -49,7 +49,7 @@ class Pace:
     def is_due(self, added: int) -> bool:
         """Whether to do it now, after so many more documents."""
         self._new += added
-        if self._new < max(TIDY * BLOCK, self._there // 2):
+        if self._new < max(JOIN_EVERY * BLOCK, self._there // 2):
             return False
         self._there, self._new = self._there + self._new, 0
         return True
@@ -103,23 +103,24 @@ class Rewriting:
         if self._done:  # a run that was killed after the switch
             sweep(self.path, self._current, set())
             return 0
-        there = {number(name): number(digest) for name, digest in self.new.digests()}
-        total, made, seen, pace = self.old.documents(), 0, set(), Pace(len(there))
+        there, seen = Known(self.new.digests()), Known()
+        total, made, pace = self.old.documents(), 0, Pace(len(there))
         for count, block in enumerate(blocks(self._documents(columns), BLOCK), 1):
-            seen |= {number(parts[0].id) for parts, _ in block}
-            todo = [one for one in block if there.get(number(one[0][0].id)) != number(one[0][0].digest)]
+            for parts, _ in block:
+                seen.add(parts[0].id, parts[0].digest)
+            todo = [one for one in block if not there.has(one[0][0].id, one[0][0].digest)]
             for stale in (False, True):
-                chosen = [one for one in todo if (number(one[0][0].id) in there) == stale]
+                chosen = [one for one in todo if (one[0][0].id in there) == stale]
                 if chosen:
                     rows = make([parts for parts, _ in chosen], pa.concat_tables([rows for _, rows in chosen]))
                     (self.new.replace if stale else self.new.append)(rows)
             made += len(todo)
             if pace.is_due(len(todo)):
-                self.new.tidy()
+                self.new.join()
             if progress:
                 progress(min(count * BLOCK, total), total, "")
         self._delete_others(seen)
-        self.new.tidy(config.ann_rows)
+        self.new.finish(config.ann_rows)
         if self.new.documents() != total:
             raise DataError(
                 f"{self.path}: {self.new.documents()} of {total} documents are in the new table; repeat the command"
@@ -128,8 +129,8 @@ class Rewriting:
         sweep(self.path, self._next, set())
         return made
 
-    def _delete_others(self, seen: set[int]) -> None:
-        gone = [name for name, _ in self.new.digests() if number(name) not in seen]
+    def _delete_others(self, seen: Known) -> None:
+        gone = [name for name, _ in self.new.digests() if name not in seen]
         for block in blocks(gone, BLOCK):
             self.new.delete(block)
 

@@ -6,6 +6,7 @@ in one commit, so that a kill leaves the old document or the new one, and never 
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from .numbers import number
 from .rows import Row
 from .states import Keeping
 
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))  # read ahead while files are joined: 2 GB else
 try:
     import lancedb
     from lancedb.index import FTS, HnswSq
@@ -33,6 +35,8 @@ _TIES = 50
 _GRAPH = 100_000
 """Rows in a partition, which is a graph of its own. Of a million rows, ten graphs took 37 minutes of processor time to
 build; one graph was not ready after 41."""
+_METADATA_CACHE = 64 << 20
+"""Bytes of what is known of files, those of old versions included; by default a gigabyte, which adding rows fills."""
 _PROBES, _EF, _REFINE = 20, 200, 2
 """Partitions that are looked into, candidates kept in each, and how many times what is wanted is ranked again."""
 
@@ -155,8 +159,12 @@ class Store:
         """Deletes documents, in one commit."""
         self.table.delete(f"id IN ({_quoted(ids)})")
 
-    def tidy(self, ann_rows: int = 0) -> None:
-        """Joins small files, brings the indexes up to date, and drops versions older than ten minutes.
+    def join(self) -> None:
+        """Joins small files, brings the indexes there are up to date, and drops versions older than ten minutes."""
+        self.table.optimize(cleanup_older_than=timedelta(minutes=10))
+
+    def finish(self, ann_rows: int = 0) -> None:
+        """Makes the indexes that are missing, and joins small files. Without an index, words are looked for in all rows.
 
         Args:
             ann_rows: rows from which there is to be a vector index; 0 for never.
@@ -168,7 +176,7 @@ class Store:
             graphs = -(-count // _GRAPH)
             index = HnswSq(distance_type="cosine", num_partitions=graphs, ef_construction=_EF)
             self.table.create_index("vector", config=index)
-        self.table.optimize(cleanup_older_than=timedelta(minutes=10))
+        self.join()
 
     def exactly(self) -> "Store":
         """The same table, which passes over its vector index."""
@@ -219,7 +227,8 @@ class Store:
 
 
 def _connect(folder: Path) -> Any:  # noqa: ANN401
-    return lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
+    session = lancedb.Session(metadata_cache_size_bytes=_METADATA_CACHE)
+    return lancedb.connect(str(folder), read_consistency_interval=timedelta(0), session=session)
 
 
 def _quoted(ids: Sequence[str]) -> str:
