@@ -17,6 +17,8 @@ from foresay.model import Model
 from foresay.teachers.base import Teacher
 from foresay.teachers.llm2vec import BOTH
 from foresay.teachers.load import load_teacher
+from foresay.teachers.packaged import SMOLLM2_TEACHER
+from foresay.teachers.whitened import WhitenedTeacher
 from kept import Array, Kept
 
 TOKENS = 10
@@ -37,8 +39,9 @@ class Reader:
     _memory: dict[tuple[str, int | None, int], Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """The teacher, mean pooled: the backbone read in both directions, unless another one is named."""
-        self._teacher = load_teacher(self.teacher, self.backbone, config=TeachConfig(max_tokens=LONGEST))
+        """The teacher, mean pooled: the backbone read in both directions, or the one below a whitened one's name."""
+        found = load_teacher(self.teacher, self.backbone, config=TeachConfig(max_tokens=LONGEST))
+        self._teacher = found.inner if isinstance(found, WhitenedTeacher) else found
 
     def vectors(self, texts: Sequence[str]) -> Array:
         """The teacher's, not whitened: (texts, hidden)."""
@@ -46,7 +49,7 @@ class Reader:
         def embed(block: Sequence[str]) -> Array:
             return np.asarray(self._teacher.embed(block), np.float32)
 
-        name = "both" if self.teacher == BOTH else self.teacher
+        name = {BOTH: "both", SMOLLM2_TEACHER: f"below-{SMOLLM2_TEACHER}"}.get(self.teacher, self.teacher)
         return self._read(f"{name}-{LONGEST}", texts, embed, slice(None))
 
     def states(self, texts: Sequence[str], seed: int = 0, template: str = "chat", first: int = TOKENS) -> Array:

@@ -18,6 +18,7 @@ import torch
 
 from foresay import Encoder
 from foresay.data.responses import read_responses
+from foresay.teachers.packaged import SMOLLM2_TEACHER
 from foresay.teachers.whitened import WhitenedTeacher
 from kept import Kept
 from smollm2_methods import HELD, PENALTIES, ridge
@@ -38,7 +39,8 @@ class Trained:
         teacher = encoder.load_document_teacher()
         assert isinstance(teacher, WhitenedTeacher)
         self.model, self.whitening, self.weight = encoder.model, teacher.whitening, encoder.query_weight
-        self.reader, self.kept = Reader(self.model.backbone, cache, "smollm2"), Kept(cache, "smollm2-packaged-states")
+        self.reader = Reader(self.model.backbone, cache, "smollm2", teacher=SMOLLM2_TEACHER)
+        self.kept = Kept(cache, "smollm2-packaged-states")
 
     def teacher(self, texts: list[str]) -> Array:
         """Whitened, of length 1."""
