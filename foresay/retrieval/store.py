@@ -164,7 +164,7 @@ class Store:
         self.table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def finish(self, ann_rows: int = 0) -> None:
-        """Makes the indexes that are missing, and joins small files. Without an index, words are looked for in all rows.
+        """Makes the indexes that are missing, and joins small files. Without an index, words are sought in all rows.
 
         Args:
             ann_rows: rows from which there is to be a vector index; 0 for never.
