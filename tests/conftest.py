@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,22 @@ def backbone(folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
         return loaded[family]
 
     return get
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Matplotlib's figures, as they are saved: what is in a picture is asked of them, since pixels tell little."""
+    from matplotlib.figure import Figure  # the environment of vLLM has no such library
+
+    found: list[Any] = []
+    savefig = Figure.savefig
+
+    def saving(figure: Figure, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        savefig(figure, *args, **kwargs)
+        found.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", saving)
+    return found
 
 
 @pytest.fixture(params=["256k"])

@@ -29,7 +29,7 @@ def stand_in(_: str, __: str, folder: Path, arguments: tuple[str, ...]) -> dict[
     return ours.run([task, str(folder), *options])
 
 
-def test_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: list[Any]) -> None:
     """Both sides are checked, each task runs once a round, and the table and the picture have every claim."""
     calls = []
 
@@ -51,7 +51,9 @@ def test_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert all(f"| {claim.title} |" in table for claim in driver.CLAIMS)
     assert all(measure.title in table for measure in driver.measures(driver.SIZES["tiny"]))
     draw(result, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    (axes,) = figures[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [claim["ratio"] for claim in result["claims"][::-1]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [claim.title for claim in driver.CLAIMS[::-1]]
 
 
 def test_other_work_is_refused() -> None:
@@ -141,7 +143,7 @@ def test_gpu_measures(tmp_path: Path) -> None:
     assert printed.strip() == (tmp_path / "gpu.md").read_text().strip()
 
 
-def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: list[Any]) -> None:
     """Every curve has its points and a line, and is drawn. Processes of their own would take most of the time."""
 
     def here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -155,7 +157,11 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert math.isfinite(curve["line"]["slope"])
     table = (tmp_path / "scaling.md").read_text()
     assert all(curve.title in table for curve in scaling.SIZES["tiny"].curves())
-    assert (tmp_path / "scaling.png").stat().st_size > 1000
+    for axes, curve in zip(figures[0].axes, result["curves"], strict=True):
+        assert axes.get_title(loc="left") == curve["title"]
+        assert {(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines} >= {
+            (tuple(curve["at"]), tuple(curve["values"]))
+        }
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21 asks for it

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,8 @@ def test_the_load_counts_requests() -> None:
     assert {len(text.split()) for text in Embeds.asked} != {1}
 
 
-def test_the_plot_of_the_load(tmp_path: Path) -> None:
+def test_the_plot_of_the_load(tmp_path: Path, figures: list[Any]) -> None:
     """Memory over time."""
     serving_load.plot({"memory_mib": [(0, 300), (1, 310)], "clients": 50}, tmp_path / "load.png")
-    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+    (line,) = figures[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 300], [1, 310]] and (tmp_path / "load.png").is_file()

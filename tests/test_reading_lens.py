@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ class Loudest:
         return [[hits(state) for state in row] for row in states], [hits(row.mean(dim=0)) for row in states]
 
 
-def test_a_made_up_lens_works_everywhere(backbone: Get, tmp_path: Path, unregistered: None) -> None:
+def test_a_made_up_lens_works_everywhere(backbone: Get, tmp_path: Path, unregistered: None, figures: list[Any]) -> None:
     """Registered in one line, it is in `lens`, in the command, in its JSON, and in the heat map."""
     lenses.register("loudest", Loudest)
     lenses.register("loudest", Loudest)  # the same one twice is no clash
@@ -148,12 +149,13 @@ def test_a_made_up_lens_works_everywhere(backbone: Get, tmp_path: Path, unregist
     printed = json.loads(found)
     assert printed["score"] == "size"
     assert printed["tokens"][0][2][0]["text"] == f"2:{int(states[2][2].abs().argmax())}"
+    assert printed["tokens"][0][2][0]["text"] in [text.get_text() for text in figures[0].axes[0].texts]
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="a lens 'logit' already"):
         lenses.register("logit", Loudest)
 
 
-def test_heat_map_survives_any_word(backbone: Get, tmp_path: Path) -> None:
+def test_heat_map_survives_any_word(backbone: Get, tmp_path: Path, figures: list[Any]) -> None:
     """Line breaks, dollar signs, which start formulas elsewhere, and characters that the font lacks."""
     import matplotlib.image
 
@@ -164,6 +166,7 @@ def test_heat_map_survives_any_word(backbone: Get, tmp_path: Path) -> None:
     heat_map(reading, tmp_path / "map.png")
     height, width, _ = matplotlib.image.imread(tmp_path / "map.png").shape
     assert width > height > 200
+    assert [text.get_text() for text in figures[0].axes[0].texts][:3] == ["\\n", "$\\frac{", "a\\x00b"]
 
 
 def test_the_lens_of_a_head_that_nobody_knows(backbone: Get, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_gaps_and_differences(source: Path, tmp_path: Path) -> None:
         merge(paths, paths[0])
 
 
-def test_look(tmp_path: Path) -> None:
+def test_look(tmp_path: Path, figures: list[Any]) -> None:
     """Counts, shares and lengths, by hand; and a picture."""
     said = ["I\u2019m sorry, but I can't help with that.", "As an AI language model, I cannot do so.", "No."]
     texts = [*said, *(f"answer {i} " + "word " * i for i in range(37))]
@@ -99,4 +100,6 @@ def test_look(tmp_path: Path) -> None:
     assert "40 responses, a median of 19 words, 38 at most" in report and "30 of 40 (75.0%) stopped by" in report
     assert sum(int(line.split()[-1]) for line in found.lines() if "–" in line) == 40
     found.plot(tmp_path / "lengths.png")
+    (axes,) = figures[0].axes
+    assert sum(bar.get_height() for bar in axes.patches) == 40 and axes.get_xlim()[1] > 38
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")

@@ -155,7 +155,9 @@ def test_lines_where_there_is_no_terminal() -> None:
 
 @pytest.mark.parametrize("losses", [("alignment",), ("alignment", "reconstruction", "contrast")])
 @pytest.mark.parametrize("held", [False, True])
-def test_curves_of_the_losses_that_are_on(tmp_path: Path, losses: tuple[str, ...], held: bool) -> None:
+def test_curves_of_the_losses_that_are_on(
+    tmp_path: Path, losses: tuple[str, ...], held: bool, figures: list[Any]
+) -> None:
     """A panel each, and one for the held-out rows if there are any."""
     rows: list[dict[str, float]] = []
     for step in range(1, 9):
@@ -166,6 +168,13 @@ def test_curves_of_the_losses_that_are_on(tmp_path: Path, losses: tuple[str, ...
     draw_curves(metrics, picture)
     width, height = struct.unpack(">II", picture.read_bytes()[16:24])
     assert (width, height) == (480 * (len(losses) + held), 432)
+    panels = figures[0].axes
+    for panel, name in zip(panels, losses, strict=False):
+        assert panel.get_title().startswith(name) and panel.get_yscale() == "log"
+        assert list(panel.lines[0].get_ydata()) == [row[name] for row in rows]
+    if held:
+        assert [set(line.get_ydata()) for line in panels[-1].lines] == [{-0.1}, {0.5}]
+        assert panels[-1].get_ylim() == (-0.1, 1) and set(panels[0].lines[-1].get_ydata()) == {2.0}
 
 
 def test_every_number_of_a_run_has_its_unit(backbone: Callable[[str], Backbone], tmp_path: Path) -> None:
