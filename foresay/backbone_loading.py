@@ -55,8 +55,8 @@ def load_model(source: str, name: str, revision: str | None, **options: Any) -> 
     """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, output_loading_info=True, **options
-        )
+            source, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )  # of tensors in another shape it would print a table alone; the report names them, and they are refused below
     except SafetensorError as error:
         raise BackboneError(f"the weights of {name} are damaged ({error}); get the files again") from error
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
