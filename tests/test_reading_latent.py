@@ -141,9 +141,9 @@ def test_a_killed_build_goes_on(backbone: Get, tmp_path: Path, monkeypatch: pyte
         build_index(base, other, tmp_path / "whole", ALL)
 
 
-@pytest.mark.parametrize("name", ["tokens.npy", "layer_07.npy", "sentences.bin"])
+@pytest.mark.parametrize("name", ["tokens.npy", "layer_07.npy", "sentences.bin", "manifest.json"])
 def test_files_of_others_stay(name: str, backbone: Get, tmp_path: Path) -> None:
-    """A folder without a manifest is nobody's index: a file there with the name of ours is refused, by all ways in."""
+    """A folder without a manifest of ours is nobody's index: a file with a name of ours is refused, in all ways."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("years of work")
     (tmp_path / "texts.txt").write_text("\n".join(CORPUS))

@@ -115,9 +115,10 @@ def test_the_best_step_is_the_result(backbone: Get, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "foresay.json").read_text())["training"]["step"] == best
 
 
-def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path) -> None:
-    """Invariant 6, bit for bit: weights, optimiser, metrics, best step."""
-    config = small(steps=4, held_out=2)
+@pytest.mark.parametrize("reconstruction", [1.0, 0.0])
+def test_four_steps_are_two_a_kill_and_two_more(backbone: Get, tmp_path: Path, reconstruction: float) -> None:
+    """Invariant 6, bit for bit: weights, optimiser, metrics, best step; also with maps that no loss reads."""
+    config = small(steps=4, held_out=2, reconstruction_weight=reconstruction)
     whole = train(pairs(), backbone("qwen3"), tmp_path / "whole", config)
 
     class Killed(Exception):

@@ -151,4 +151,5 @@ def train(
     finally:
         leave()
     if is_first():
-        click.echo(f"{output}: trained; try: foresay decode {output} --text 'What does frugal mean?'")
+        verb = "decode" if config.reconstruction_weight else "encode"  # without that loss nothing decodes
+        click.echo(f"{output}: trained; try: foresay {verb} {output} --text 'What does frugal mean?'")

@@ -28,7 +28,7 @@ from ..config import LatentIndexConfig
 from ..errors import BackboneError, DataError, InputError
 from ..files import as_json, differences
 from ..outputs import holding
-from .latent_index import IndexManifest, begin, begun, layer_file
+from .latent_index import IndexManifest, begin, begun, check_index_folder, layer_file
 from .layers import chosen_layers
 
 logger = logging.getLogger(__name__)
@@ -220,6 +220,7 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
         sentences=len(plan.texts),
         source=as_json({"corpus_sha256": corpus, "dtype": backbone.dtype_name, **options}),
     )
+    check_index_folder(output)
     if (output / "manifest.json").exists():
         found = IndexManifest.read(output)
         changed = differences(asdict(replace(found, done=0)), asdict(fresh))

@@ -26,7 +26,7 @@ from ..config import Storage
 from ..errors import DataError, InputError
 from ..outputs import holding
 from .latent_build import quantize, write_sentences
-from .latent_index import IndexManifest, begin, begun, layer_file, own_tokens_file
+from .latent_index import IndexManifest, begin, begun, check_index_folder, layer_file, own_tokens_file
 
 _FILE = "embeddings_cache.pt"
 _LAYER = re.compile(r"layer_(\d+)")
@@ -56,6 +56,7 @@ def convert_latent_index(
         InputError: if the backbone is another one, or the output is there already.
     """
     folder = _folder(source)
+    check_index_folder(output)
     if (output / "manifest.json").exists():
         raise InputError(f"{output} holds an index already; delete it, or use another -o")
     paths = {int(found[1]): path / _FILE for path in folder.glob("layer_*") if (found := _LAYER.fullmatch(path.name))}

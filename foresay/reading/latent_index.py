@@ -112,9 +112,17 @@ def begun(folder: Path, manifest: IndexManifest) -> None:
     (folder / _BEGUN).unlink()
 
 
+def _is_manifest(file: Path) -> bool:
+    """Whether a file says what an index holds; that of another format does too, and is refused when it is read."""
+    try:
+        return file.is_file() and {"layers", "sentences", "format"} <= read_json(file).keys()
+    except DataError:
+        return False
+
+
 def check_index_folder(folder: Path) -> None:
     """Fails now if `begin` would fail later; makes the folder."""
-    mine = any((folder / name).is_file() for name in (_MANIFEST, _BEGUN))  # what another's manifest says is read later
+    mine = (folder / _BEGUN).is_file() or _is_manifest(folder / _MANIFEST)
     layers = (path.name for path in folder.glob("layer_*.npy"))
     check_folder(folder, [*_FILES, *layers], mine=mine, command="foresay latent-index")
 

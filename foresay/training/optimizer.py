@@ -79,11 +79,12 @@ class Optimizer:
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        """Writes the moments."""
+        """Writes the moments; a weight that no loss reads, such as an unused map, has none."""
         moments = {
             f"{name}.{moment}": self.adam.state[weight][moment].contiguous()
             for name, weight in self.weights.items()
             for moment in _MOMENTS
+            if moment in self.adam.state[weight]
         }
         save_file(moments, folder / FILE)
 
