@@ -79,9 +79,13 @@ def unwritable(error: Exception) -> str | None:
 
 
 def _number(error: Exception) -> int:
-    """The system's number of an error; libraries in Rust, such as safetensors, tell it in words: `(os error 28)`."""
+    """The system's number of an error; libraries in Rust, such as safetensors, tell it in words: `(os error 28)`.
+
+    NumPy says how much it wanted to write and how much it could, which a full disk or a limit cuts short.
+    """
     if isinstance(error, OSError):
-        return error.errno or 0
+        is_short = re.search(r"\d+ requested and \d+ written", str(error))
+        return error.errno or (errno.ENOSPC if is_short else 0)
     if isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error):
         return errno.ENOSPC
     found = re.search(r"\(os error (\d+)\)", str(error))

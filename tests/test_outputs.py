@@ -2,7 +2,9 @@
 
 import errno
 import os
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from foresay.cli.embedding import _write
 from foresay.cli.main import main
 from foresay.cli.options import Group
 from foresay.errors import DataError
@@ -152,6 +155,23 @@ def test_a_lock_that_is_removed_while_another_waits(tmp_path: Path, monkeypatch:
         assert len(opened) == 3 and opened[-1] == lock.stat().st_ino
 
 
+def test_vectors_that_cannot_be_written_leave_the_earlier_ones_and_their_ids(tmp_path: Path) -> None:
+    """A file may have 4 kB here: NumPy writes a part, and says so without an error number."""
+    output, ids = tmp_path / "v.npy", tmp_path / "v.ids.json"
+    assert _write(output, ["a"], np.ones((1, 4), np.float32)) == ids
+    before = output.read_bytes(), ids.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DataError, match="the disk is full"):
+            _write(output, ["b"], np.ones((100, 64), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (output.read_bytes(), ids.read_bytes()) == before
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -159,6 +179,7 @@ def test_a_lock_that_is_removed_while_another_waits(tmp_path: Path, monkeypatch:
         OSError(errno.EDQUOT, "Disk quota exceeded", "v.npy"),
         OSError(errno.EROFS, "Read-only file system", "v.npy"),
         sqlite3.OperationalError("database or disk is full"),
+        OSError("15360 requested and 4064 written"),
         RuntimeError("lance error: LanceError(IO): No space left on device (os error 28), /src/writer.rs:191:9"),
     ],
 )

@@ -114,9 +114,10 @@ def _write(output: Path, ids: list[str], vectors: "Array") -> Path:
     import numpy as np
 
     names = _beside(output, "ids.json")
-    names.unlink(missing_ok=True)  # so that a kill leaves no vectors with the ids of others
-    with replacing(output) as part, part.open("wb") as file:
-        np.save(file, vectors)
+    with replacing(output) as part:
+        with part.open("wb") as file:
+            np.save(file, vectors)
+        names.unlink(missing_ok=True)  # so that a kill leaves no vectors with the ids of others
     write_json(names, ids)
     return names
 
