@@ -220,8 +220,8 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
         sentences=len(plan.texts),
         source=as_json({"corpus_sha256": corpus, "dtype": backbone.dtype_name, **options}),
     )
-    check_index_folder(output)
     if (output / "manifest.json").exists():
+        check_index_folder(output)
         found = IndexManifest.read(output)
         changed = differences(asdict(replace(found, done=0)), asdict(fresh))
         if changed:

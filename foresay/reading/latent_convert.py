@@ -56,8 +56,8 @@ def convert_latent_index(
         InputError: if the backbone is another one, or the output is there already.
     """
     folder = _folder(source)
-    check_index_folder(output)
     if (output / "manifest.json").exists():
+        check_index_folder(output)
         raise InputError(f"{output} holds an index already; delete it, or use another -o")
     paths = {int(found[1]): path / _FILE for path in folder.glob("layer_*") if (found := _LAYER.fullmatch(path.name))}
     if not paths:
