@@ -29,6 +29,7 @@ from foresay.retrieval.store import Store, schema
 from foresay.teachers.whitening import choose_whitening
 from kept import Array, Kept
 from smollm2 import training_rows
+from smollm2_packaged import Packaged
 from smollm2_reading import LONGEST, TOKENS
 
 ROWS, TOP = 4500, 10
@@ -113,6 +114,16 @@ def smollm2(cache: Path, data: Path) -> list[Space]:
     ]
 
 
+def as_packaged(cache: Path) -> Space:
+    """The packaged checkpoint of SmolLM2 and its teacher."""
+    packaged = Packaged(cache)
+    return Space(
+        "SmolLM2, as packaged",
+        lambda texts: packaged.as_packaged(list(texts), "queries"),
+        lambda texts: packaged.teacher(list(texts)),
+    )
+
+
 def minilm(cache: Path, folder: str) -> Space:
     """all-MiniLM-L6-v2 on the bare query: a strong embedder, trained on a billion pairs."""
     from foresay.config import TeachConfig
@@ -166,7 +177,7 @@ bootstrap interval of the paired difference over the queries. The command is at 
 def main(data: Path, cache: Path, folder: str | None, sets: str, queries: int, output: Path) -> None:
     """Measures each space on each set."""
     tasks = {name: Task.load(data / name) for name in sets.split(",")}
-    spaces = smollm2(cache, data) + ([minilm(cache, folder)] if folder else [])
+    spaces = [as_packaged(cache), *smollm2(cache, data)] + ([minilm(cache, folder)] if folder else [])
     pages = [HEAD.format(queries=queries)]
     for space in spaces:
         pages.append(table(space, {name: scores(space, task, queries) for name, task in tasks.items()}))
