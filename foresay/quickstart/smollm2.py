@@ -124,14 +124,13 @@ def _teacher(backbone: Backbone, pairs: list[tuple[str, str]], folder: Path, dev
 def _rows(encoder: Encoder, packaged: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:
     """The questions embedded by the teacher before and after whitening, and by both checkpoints.
 
-    Both teachers read the passages alike, so one pass serves them.
+    Each checkpoint searches among the passages as its own teacher embeds them.
     """
     cut = len(shelf.queries)
     queries, documents = [*shelf.queries, *harm.queries], [*shelf.documents, *harm.documents]
     plain_queries, plain_documents = teacher.inner.embed(queries), teacher.inner.embed(documents)
-    other = packaged.load_document_teacher()
-    assert isinstance(other, WhitenedTeacher)
-    spaces = (plain_documents, teacher.whitening(plain_documents), other.whitening(plain_documents))
+    theirs_documents = packaged.load_document_teacher().embed(documents)
+    spaces = (plain_documents, teacher.whitening(plain_documents), theirs_documents)
     split = len(shelf.documents)
     plain_sides, sides, packaged_sides = [(both[:split], both[split:]) for both in spaces]
     asked = teacher.whitening(plain_queries)
