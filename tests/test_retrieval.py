@@ -198,6 +198,13 @@ def test_reading_documents(tmp_path: Path) -> None:
         list(read_documents(path))
 
 
+def commit_every(documents: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small blocks, and small files that may be joined after each."""
+    for place in ("index", "rewriting"):
+        monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", documents)
+    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+
+
 def test_what_is_known_of_documents_is_what_a_dict_would_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is added in whatever order, the last digest of an id counts."""
     monkeypatch.setattr("foresay.retrieval.numbers._RECENT", 7)
@@ -218,9 +225,7 @@ def test_the_indexes_are_made_when_all_rows_are_there(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the way, whoever searches finds words all the same, in the rows that are there."""
-    for place in ("index", "rewriting"):
-        monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", 8)
-    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+    commit_every(8, monkeypatch)
     seen: list[tuple[int, int]] = []
     index = Index.create(tmp_path / "index", encoder)
 
@@ -237,9 +242,7 @@ def test_the_indexes_are_made_when_all_rows_are_there(
 
 def test_one_graph_for_all_rows_of_an_add(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vector index is built when all rows are there: one built on the way would become a graph for each joining."""
-    monkeypatch.setattr("foresay.retrieval.index.BLOCK", 8)
-    monkeypatch.setattr("foresay.retrieval.rewriting.BLOCK", 8)
-    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+    commit_every(8, monkeypatch)
     index = Index.create(tmp_path / "index", encoder, IndexConfig(ann_rows=16))
     index.add(some())
     table = lancedb.connect(tmp_path / "index" / "tables").open_table("rows-1")
@@ -252,9 +255,7 @@ def test_a_growing_table_is_written_again_a_few_times_only(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small files are joined as the table grows by half: what is written grows with the rows, not with their square."""
-    for place in ("index", "rewriting"):
-        monkeypatch.setattr(f"foresay.retrieval.{place}.BLOCK", 4)
-    monkeypatch.setattr("foresay.retrieval.rewriting.JOIN_EVERY", 1)
+    commit_every(4, monkeypatch)
     join, sizes = Store.join, list[int]()
 
     def noting(store: Store) -> None:

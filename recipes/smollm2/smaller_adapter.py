@@ -4,6 +4,7 @@
 
 In: a folder that `foresay teacher` made. Out: the same with its LoRA adapter cut to the largest singular directions of
 each layer's change, in float16. It is another teacher, if a similar one: whiten and teach with this one.
+`teacher.json` comes last, so a folder that holds it is whole.
 """
 
 import json
@@ -23,7 +24,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 @click.option("--rank", default=8, show_default=True)
 def main(teacher: Path, output: Path, rank: int) -> None:
     """Cuts the adapter, and says which share of its squared norm is left."""
-    shutil.copytree(teacher, output, ignore=shutil.ignore_patterns("training"))
+    shutil.copytree(teacher, output, ignore=shutil.ignore_patterns("training", "teacher.json"), dirs_exist_ok=True)
     config = json.loads((teacher / "adapter" / CONFIG).read_text())
     weights, kept, whole = load_file(teacher / "adapter" / WEIGHTS), 0.0, 0.0
     for down in [name for name in weights if ".lora_A." in name]:
@@ -36,6 +37,7 @@ def main(teacher: Path, output: Path, rank: int) -> None:
     save_file(weights, output / "adapter" / WEIGHTS)
     config["lora_alpha"], config["r"] = config["lora_alpha"] * rank // config["r"], rank
     (output / "adapter" / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    shutil.copy(teacher / "teacher.json", output)
     click.echo(f"{output}: rank {rank}, {kept / whole:.1%} of the change")
 
 
