@@ -20,7 +20,7 @@ from .numbers import number
 from .rows import Row
 from .states import Keeping
 
-os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))  # read ahead while files are joined; by default 2 GB
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))  # read ahead while joining files; 2 GB by default
 try:
     import lancedb
     from lancedb.index import FTS, HnswSq
