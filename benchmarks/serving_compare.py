@@ -6,7 +6,8 @@
 In: a folder with the language model, a checkpoint of it (the packaged smollm2), the Python of vLLM's environment. Out:
 for each number of clients the requests a second and the seconds a request takes.
 Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
-chat template with ten special tokens behind it, and its map. Both run in bfloat16 with the same number of threads.
+chat template with ten special tokens behind it, and the text once more. So vLLM is also given as many tokens as Foresay
+reads. Both run in bfloat16 with the same number of threads.
 """
 
 import json
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -26,6 +27,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from foresay import Encoder
 from serving_load import make_texts
 
 
@@ -33,6 +35,7 @@ from serving_load import make_texts
 def serving(command: list[str], port: int, threads: int) -> Iterator[None]:
     """A server as a process of its own, from its first answer on until it is stopped."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"  # by itself it takes all cores
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -51,15 +54,24 @@ def serving(command: list[str], port: int, threads: int) -> Iterator[None]:
             process.wait(60)
 
 
-def load(port: int, model: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+def as_long(texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, repeated until they are as many as Foresay reads of it in its two passes."""
+    encoder = Encoder.from_pretrained("smollm2")
+    teacher = encoder.load_document_teacher()
+    read = [whole + bare for whole, bare in zip(encoder.embed(texts).tokens, teacher.count_tokens(texts), strict=True)]
+    rows = encoder.tokenize(texts)
+    return [(ids * -(-count // len(ids)))[:count] for ids, count in zip(rows, read, strict=True)]
+
+
+def load(port: int, texts: Sequence[str | list[int]], clients: int, seconds: float) -> tuple[float, list[float]]:
     """Requests a second, and what each took, of clients that ask for one text after the other."""
-    texts, took, lock = make_texts(200), [], threading.Lock()
-    end = time.monotonic() + seconds
+    took: list[float] = []
+    lock, end = threading.Lock(), time.monotonic() + seconds
 
     def ask(seed: int) -> None:
         rng, connection = random.Random(seed), HTTPConnection("127.0.0.1", port, timeout=120)
         while time.monotonic() < end:
-            body = json.dumps({"model": model, "input": rng.choice(texts)})
+            body = json.dumps({"model": "smollm2", "input": rng.choice(texts)})
             start = time.monotonic()
             connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -102,18 +114,28 @@ def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, ou
         "bfloat16",
     ]
     theirs += ["--max-model-len", "1024", "--port", "8772", "--served-model-name", "smollm2"]
+    theirs += ["--no-enable-prefix-caching"]  # the texts come again and again
+    texts = make_texts(200)
+    long = as_long(texts)
+    sides = (
+        ("foresay serve", ours, 8771, texts),
+        ("vLLM, pooling, bare texts", theirs, 8772, texts),
+        ("vLLM, pooling, as many tokens as Foresay", theirs, 8772, long),
+    )
     rows = []
-    for name, command, port in (("foresay serve", ours, 8771), ("vLLM, pooling", theirs, 8772)):
+    for name, command, port, asked in sides:
         with serving(command, port, threads):
-            load(port, "smollm2", 2, 5)
+            load(port, asked, 2, 5)
             for count in map(int, clients.split(",")):
-                rate, took = load(port, "smollm2", count, seconds)
+                rate, took = load(port, asked, count, seconds)
                 p50, p99 = np.percentile(took, (50, 99))
                 rows.append(f"| {name} | {count} | {rate:.1f} | {p50:.2f} | {p99:.2f} |")
                 sys.stderr.write(rows[-1] + "\n")
     head = "# Two servers of SmolLM2-135M-Instruct, one text a request\n\n"
     head += f"{threads} thread, bfloat16, texts of 1 to 300 words (30 on average), {seconds:g} s a row.\n"
-    head += "vLLM embeds the bare text; Foresay the text in a chat template, ten special tokens, and its map.\n\n"
+    head += "Foresay reads a text in its chat template with ten special tokens, and once more bare: "
+    head += f"{np.mean([len(ids) for ids in long]):.0f} tokens on average. vLLM is given "
+    head += "the bare texts, and then as many tokens as Foresay reads.\n\n"
     head += "| server | clients | requests a second | p50, s | p99, s |\n|---|---|---|---|---|\n"
     output.write_text(head + "\n".join(rows) + "\n")
 
