@@ -41,8 +41,8 @@ _ALL = 1 << 16
 """Partitions that are looked into: more than there are."""
 _BUILT, _EF, _REFINE = 200, 800, 2
 """Candidates kept while a graph is built, and while it is searched; and how many times what is wanted is ranked again.
-Questions lie far from whitened documents, and these far from each other: over 100,000 of them, 200 candidates in each of two
-graphs find .865 of what exact search finds, 400 .957, and 800 .994."""
+Whitened vectors lie far from each other: of what exact search finds among 100,000, 200 candidates in each of two graphs
+find .865, 400 find .957, and 800 find .994."""
 
 
 def schema(dim: int, about: dict[str, Any], keeping: Keeping | None = None) -> pa.Schema:
