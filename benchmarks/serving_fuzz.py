@@ -27,6 +27,8 @@ import serving_bench
 
 PATIENCE = 600
 """Seconds an answer may take: some ask for many long texts, and the machine may be busy."""
+SHORT = 16
+"""Tokens a text may have that is written: long ones would take nearly all of the time."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -57,6 +59,9 @@ def fuzz(url: str, calls: int, seed: int = 0, seconds: float = float("inf")) -> 
             except Exception as error:
                 if "Impossible" not in str(error) and "Unsatisfiable" not in type(error).__name__:
                     failures.append(f"{operation.label}: {type(error).__name__}: {error}"[:500])
+            sys.stderr.write(
+                f"{operation.label} {mode.name}: {sum(statuses.values())} calls, {len(failures)} failures\n"
+            )
     return {"calls": sum(statuses.values()), "statuses": dict(sorted(statuses.items())), "failures": failures}
 
 
@@ -100,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     given_ = parser.parse_args()
-    with serving_bench.server("--timeout", str(PATIENCE)) as url:
+    with serving_bench.server("--timeout", str(PATIENCE), "--max-new-tokens", str(SHORT)) as url:
         start = time.monotonic()
         found = fuzz(url, given_.calls, given_.seed, given_.seconds)
     print(json.dumps({**found, "seconds": round(time.monotonic() - start)}))  # noqa: T201
