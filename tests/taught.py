@@ -1,8 +1,11 @@
 """A teacher of every kind that a checkpoint can take along, and a checkpoint fitted to it."""
 
+from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import torch
+from packaging.version import Version
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -21,6 +24,10 @@ from foresay.training.fit import fit
 from .conftest import SENTENCES, make_tokenizer
 
 TEXTS = [*SENTENCES, "word " * 90, "a <|im_end|>b <think> <|foresay_0|> </think><|endoftext|>"]
+can_save = pytest.mark.skipif(
+    Version(version("transformers")) >= Version("5.24") and Version(version("peft")) < Version("0.22"),
+    reason="transformers 5.24 saves no model with an adapter beside PEFT below 0.22",
+)
 KINDS = ("self", "llm2vec", "sentence-transformers", "whitened")
 
 

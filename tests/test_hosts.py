@@ -19,7 +19,7 @@ from foresay.encoder import Encoder
 from foresay.model import Model
 
 from .conftest import SENTENCES, save_and_export
-from .taught import fitted, taught
+from .taught import can_save, fitted, taught
 
 Get = Callable[[str], Backbone]
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def checkpoints(backbone: Get, tmp_path: Path) -> dict[str, Path]:
     return {"own": tmp_path / "own", "taught": tmp_path / "taught"}
 
 
-def test_no_text_is_embedded_without_its_side(backbone: Get, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_no_text_is_embedded_without_its_side(backbone: Get, checkpoints: dict[str, Path]) -> None:
     """The plain library refuses it and names `task`; with it, both sides are the encoder's, from one copy in memory."""
     for folder in checkpoints.values():
         plain = SentenceTransformer(str(folder), device="cpu")
@@ -48,11 +48,18 @@ def test_no_text_is_embedded_without_its_side(backbone: Get, checkpoints: dict[s
                 plain.encode(SENTENCES, **wrong)
         np.testing.assert_allclose(plain.encode_query(SENTENCES), encoder.encode_query(SENTENCES), atol=1e-5)
         np.testing.assert_allclose(plain.encode_document(SENTENCES), encoder.encode_document(SENTENCES), atol=1e-5)
+    sides = SentenceTransformer(str(checkpoints["own"]), device="cpu")[0].sub_modules
+    assert sides["query"][0] is sides["document"][0]
+
+
+@can_save
+def test_saved_again(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """What the plain library saves gives the same vectors."""
+    for folder in checkpoints.values():
+        plain = SentenceTransformer(str(folder), device="cpu")
         plain.save_pretrained(str(tmp_path / "again"))
         again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
         np.testing.assert_array_equal(again.encode_document(SENTENCES), plain.encode_document(SENTENCES))
-    sides = SentenceTransformer(str(checkpoints["own"]), device="cpu")[0].sub_modules
-    assert sides["query"][0] is sides["document"][0]
 
 
 def test_without_prompts_there_are_no_sides(backbone: Get, tmp_path: Path) -> None:

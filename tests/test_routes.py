@@ -19,7 +19,7 @@ from foresay.errors import CheckpointError, InputError
 from foresay.teachers.load import load_teacher
 from foresay.teachers.sentence_transformers import SentenceTransformerTeacher
 
-from .taught import KINDS, TEXTS, encoder_folder, fitted, taught
+from .taught import KINDS, TEXTS, can_save, encoder_folder, fitted, taught
 
 Get = Callable[[str], Backbone]
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +95,7 @@ def test_a_bundle_survives_the_librarys_own_saving(
     np.testing.assert_array_equal(second.encode_document(TEXTS), first.encode_document(TEXTS))
 
 
+@can_save
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
 @pytest.mark.parametrize("kind", [*KINDS, "checkpoint"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
