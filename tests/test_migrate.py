@@ -22,6 +22,7 @@ from foresay.errors import DataError, InputError
 from foresay.model import Model
 from foresay.retrieval import index as index_module
 from foresay.retrieval import rewriting
+from foresay.retrieval import store as store_module
 from foresay.retrieval.chunks import Chunk
 from foresay.retrieval.documents import Document
 from foresay.retrieval.parts import Part, table_of
@@ -281,8 +282,12 @@ def test_hits_are_decoded_from_their_states(encoder: Encoder, tmp_path: Path, mo
 # -- the vector index ------------------------------------------------------------------------------------
 
 
-def test_a_vector_index_finds_nearly_what_an_exact_search_finds(tmp_path: Path) -> None:
-    """Also rows that came later; exactly what NumPy finds when it is passed over."""
+@pytest.mark.parametrize("graphs", [1, 29])
+def test_a_vector_index_finds_nearly_what_an_exact_search_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: int
+) -> None:
+    """In all its graphs, and rows that came later; exactly what NumPy finds when it is passed over."""
+    monkeypatch.setattr(store_module, "_GRAPH", 2900 // graphs)
     random = np.random.default_rng(0)
     vectors = unit(random.normal(size=(3000, 24)).astype(np.float32))
     columns = schema(24, {})
@@ -304,7 +309,7 @@ def test_a_vector_index_finds_nearly_what_an_exact_search_finds(tmp_path: Path) 
         best = [f"d{i}" for i in np.argsort(-(vectors @ query))[:10]]
         assert [row.id for row in store.exactly().nearest(query, 10, None)] == best
         found += len(set(best) & {row.id for row in store.nearest(query, 10, None)})
-    assert found / 400 > 0.9
+    assert found / 400 > 0.99
     assert store.nearest(vectors[2950], 1, None)[0].id == "d2950"
 
 
@@ -321,7 +326,8 @@ def test_recall_and_exact_search(encoder: Encoder, tmp_path: Path, monkeypatch: 
     index.add(Document(f"e{i}", f"more words {i} {i * i}") for i in range(300))
     recall = index.recall()
     assert recall is not None and recall > 0.8
-    assert index.recall(["measles", "fever"]) is not None
+    asked = index.recall(["measles", "fever"])
+    assert asked is not None and asked > 0.8
     index.exact = True
     vectors = {place[0]: vector for place, vector in vectors_of(index).items()}
     query = unit(encoder.encode_query("measles"))
