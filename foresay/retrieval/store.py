@@ -168,11 +168,14 @@ class Store:
         self.table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def finish(self, ann_rows: int = 0) -> None:
-        """Makes the indexes that are missing, and joins small files. Without an index, words are sought in all rows.
+        """Joins small files, then makes the indexes that are missing. Without an index, words are sought in all rows.
+
+        Not the other way round: joining also joins graphs that LanceDB finds small, which builds them all again.
 
         Args:
             ann_rows: rows from which there is to be a vector index; 0 for never.
         """
+        self.join()
         count = self.count()
         if count and not self._is_indexed("text"):
             self.table.create_index("text", config=FTS())
@@ -180,7 +183,6 @@ class Store:
             graphs = -(-count // _GRAPH)
             index = HnswSq(distance_type="cosine", num_partitions=graphs, ef_construction=_BUILT)
             self.table.create_index("vector", config=index)
-        self.join()
 
     def exactly(self) -> "Store":
         """The same table, which passes over its vector index."""
