@@ -76,7 +76,7 @@ class Embeds(BaseHTTPRequestHandler):
     """Answers every request with one number."""
 
     protocol_version = "HTTP/1.1"
-    asked: list[str] = []
+    asked: list[str | list[int]] = []
 
     def do_POST(self) -> None:  # noqa: N802
         """An embedding."""
@@ -93,16 +93,17 @@ class Embeds(BaseHTTPRequestHandler):
 
 
 def test_the_load_counts_requests() -> None:
-    """One time for each answer, from every client."""
+    """One time for each answer, from every client; texts and token ids alike."""
+    texts: list[str | list[int]] = ["one", "two words", [3, 4]]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Embeds)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        rate, took = serving_compare.load(server.server_port, "m", 3, 0.5)
+        rate, took = serving_compare.load(server.server_port, texts, 3, 0.5)
     finally:
         server.shutdown()
         server.server_close()
     assert len(took) == len(Embeds.asked) > 3 and rate > 0
-    assert {len(text.split()) for text in Embeds.asked} != {1}
+    assert all(text in Embeds.asked for text in texts)
 
 
 def test_the_plot_of_the_load(tmp_path: Path, figures: list[Any]) -> None:
