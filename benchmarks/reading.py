@@ -33,7 +33,8 @@ HEAD = """# What reading costs
 
 {backbone}, {dtype}, 10 special tokens, chat template; {hardware}. Processor seconds; the two sides of a row take turns,
 median of {rounds} ratios (smallest–largest). Made with
-`python benchmarks/reading.py --backbone {backbone} --texts {texts} --tokens {tokens} --rounds {rounds} --output {output}`.
+`python benchmarks/reading.py --backbone {backbone} --texts {texts} --tokens {tokens} --rounds {rounds}
+--output {output}`.
 
 | | seconds | beside | seconds | ratio | promised |
 |---|---|---|---|---|---|
