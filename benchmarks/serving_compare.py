@@ -134,8 +134,8 @@ def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, ou
     head = "# Two servers of SmolLM2-135M-Instruct, one text a request\n\n"
     head += f"{threads} thread, bfloat16, texts of 1 to 300 words (30 on average), {seconds:g} s a row.\n"
     head += "Foresay reads a text in its chat template with ten special tokens, and once more bare: "
-    head += f"{np.mean([len(ids) for ids in long]):.0f} tokens on average. vLLM is given "
-    head += "the bare texts, and then as many tokens as Foresay reads.\n\n"
+    head += f"{np.mean([len(ids) for ids in long]):.0f} tokens on average.\n"
+    head += "vLLM is given the bare texts, and then as many tokens as Foresay reads.\n\n"
     head += "| server | clients | requests a second | p50, s | p99, s |\n|---|---|---|---|---|\n"
     output.write_text(head + "\n".join(rows) + "\n")
 
