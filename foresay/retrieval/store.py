@@ -33,8 +33,8 @@ META = b"foresay"
 _TIES = 50
 """Rows fetched beyond the wanted ones: those that share the last one's score."""
 _GRAPH = 50_000
-"""Rows in a partition, which is a graph of its own, at most: the smaller the graphs, the faster they are built, and the
-slower they are searched, since a search looks into all of them."""
+"""Rows in a partition, which is a graph of its own: the smaller the graphs, the faster they are built, and the slower a
+search, which looks into all of them."""
 _METADATA_CACHE = 64 << 20
 """Bytes of what is known of files, those of old versions included; by default a gigabyte, which adding rows fills."""
 _ALL = 1 << 16
