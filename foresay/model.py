@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from .backbone import Backbone
-from .batching import Budget, Progress, Row, pad, run_by_length, shared_prefix
+from .batching import SHORTEST_SHARED_PREFIX, Budget, Progress, Row, pad, run_by_length, shared_prefix
 from .errors import InputError
 from .maps import Maps, MapShape
 
@@ -85,6 +85,7 @@ class Model(Maps):
         self.prefix_ids, self.suffix_ids = backbone.frame(template)
         self.special_tokens = nn.Parameter(special_tokens)
         self.adapter = _adapter(backbone, lora_rank, seed) if lora_rank else None
+        self._kept: tuple[tuple[int, ...], DynamicCache | None] = ((), None)
         self.to(backbone.device)
 
     @property
@@ -182,11 +183,27 @@ class Model(Maps):
             progress: told how many rows each finished batch held.
             batch_rows: most rows in one forward pass.
         """
-        shared = shared_prefix(rows) if self.backbone.splits else 0
-        prefix = self.prefill(rows[0][:shared]) if shared else None
+        shared, prefix = self.shared(rows)
         budget = Budget(batch_tokens, self.backbone.least_tokens, batch_rows, extra=self.tokens + shared)
         rest = [row[shared:] for row in rows]
         run_by_length(rest, lambda batch: take(self.hidden(batch, prefix)), out, budget, progress)
+
+    def shared(self, rows: Sequence[Row]) -> tuple[int, DynamicCache | None]:
+        """How many tokens all rows begin with, and their cache, for `hidden`; 0 and None where that does not pay.
+
+        The last one is kept, and serves as long as others do not share much more: the template and the prompt of small
+        batches, one after the other, run once. With an adapter it is always made anew, for that may be in training.
+        """
+        length = shared_prefix(rows) if self.backbone.splits else 0
+        if not length:
+            return 0, None
+        begin, (kept, cache) = tuple(rows[0][:length]), self._kept
+        if cache is not None and kept == begin[: len(kept)] and length - len(kept) < SHORTEST_SHARED_PREFIX:
+            return len(kept), cache
+        cache = self.prefill(begin)
+        if self.adapter is None:
+            self._kept = (begin, cache)
+        return length, cache
 
     @torch.no_grad()
     def prefill(self, ids: Sequence[int]) -> DynamicCache:

@@ -2,12 +2,14 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
+from transformers import DynamicCache
 
 from foresay.backbone import Backbone
 from foresay.model import Model
@@ -67,6 +69,52 @@ def test_shared_prefix_changes_nothing(backbone: Get, family: str) -> None:
         prefix = model.prefill(rows[0][:shared])
         for _ in range(2):  # twice: the first use must leave the cache as it was
             torch.testing.assert_close(model.hidden([r[shared:] for r in rows], prefix), whole, atol=1e-5, rtol=1e-5)
+
+
+@family
+def test_the_template_of_small_batches_runs_once(backbone: Get, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rows share is kept from batch to batch, by threads too, and gives the same states as if it were not."""
+    base = backbone(family)
+    model = make(base)
+    made: list[Sequence[int]] = []
+    prefill = model.prefill
+
+    def count(ids: Sequence[int]) -> DynamicCache:
+        made.append(ids)
+        return prefill(ids)
+
+    monkeypatch.setattr(model, "prefill", count)
+    begin, other = base.tokenize(
+        ["Measles begins with fever and a cough, and then", "Of all the planets, only the one"]
+    )
+    rows, _ = model.framed([begin + ids for ids in base.tokenize(SENTENCES)], 96)
+    expected = torch.empty(len(rows), model.dim)
+    model.run(rows, model.embed, [expected])
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: _run(model, rows[:2]), range(8)):
+            torch.testing.assert_close(found, expected[:2], atol=1e-5, rtol=1e-5)
+    assert len(made) == (1 if base.splits else 0)
+    others, _ = model.framed([other + ids for ids in base.tokenize(SENTENCES)], 96)
+    fresh = make(base)
+    torch.testing.assert_close(_run(model, others), _run(fresh, others), atol=1e-5, rtol=1e-5)
+    assert len(made) == (2 if base.splits else 0)
+
+
+def test_what_is_kept_does_not_outlive_a_step_of_the_adapter(backbone: Get) -> None:
+    """With an adapter, what rows share depends on its weights."""
+    model = make(backbone("qwen3"), lora_rank=2)
+    rows, _ = model.rows(["Measles begins with fever and " + text for text in SENTENCES], 96)
+    _run(model, rows)
+    with torch.no_grad():
+        for weight in model.adapter.weights.values():  # type: ignore[union-attr]
+            weight.normal_()
+        torch.testing.assert_close(_run(model, rows), model.embed(model.hidden(rows)), atol=1e-5, rtol=1e-5)
+
+
+def _run(model: Model, rows: list[list[int]]) -> torch.Tensor:
+    found = torch.empty(len(rows), model.dim)
+    model.run(rows, model.embed, [found])
+    return found
 
 
 @family

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backbone import check_texts
-from ..batching import Budget, Progress, Row, length_batches, shared_prefix
+from ..batching import Budget, Progress, Row, length_batches
 from ..config import LensConfig
 from ..encoder import Encoder
 from . import latent_lens as latent_lens  # registers itself
@@ -92,8 +92,7 @@ def run_layers(encoder: Encoder, rows: Sequence[Row], layers: list[int], take: T
     """States of the compression tokens at some layers, batch by batch, the longest texts first."""
     model = encoder.model
     last = int(model.backbone.text_config.num_hidden_layers)
-    shared = shared_prefix(rows)
-    prefix = model.prefill(rows[0][:shared]) if shared else None
+    shared, prefix = model.shared(rows)
     budget = Budget(batch_tokens, model.backbone.least_tokens, extra=model.tokens + shared)
     lengths = [len(row) - shared + budget.extra for row in rows]
     for batch in length_batches(lengths, budget.most_tokens, budget.least_tokens):
