@@ -4,7 +4,8 @@
         --output benchmarks/results/serving_compare.md
 
 In: a folder with the language model, a checkpoint of it (the packaged smollm2), the Python of vLLM's environment. Out:
-for each number of clients the requests a second and the seconds a request takes.
+for each number of clients the requests a second and the seconds a request takes; and the most requests a second with
+which 99 of 100 are answered within a given time.
 Be careful: the two do not compute the same. vLLM in pooling mode reads the bare text; Foresay reads the text inside a
 chat template with ten special tokens behind it, and the text once more. So vLLM is also given as many tokens as Foresay
 reads. Both run in bfloat16 with the same number of threads.
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,6 +30,9 @@ import numpy as np
 
 from foresay import Encoder
 from serving_load import make_texts
+
+LIMITS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Seconds within which 99 of 100 requests are to be answered."""
 
 
 @contextmanager
@@ -90,10 +94,25 @@ def load(port: int, texts: Sequence[str | list[int]], clients: int, seconds: flo
     return len(took) / (time.monotonic() - start), took
 
 
+def at_equal_p99(found: Mapping[str, Sequence[tuple[int, float, float]]], limits: Sequence[float]) -> str:
+    """The highest rate of each server whose p99 stays within a limit, and the clients that it had then; Markdown.
+
+    Args:
+        found: by server, what each number of clients got: clients, requests a second, p99 in seconds.
+        limits: seconds.
+    """
+    lines = [f"| p99 within | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for limit in limits:
+        within = [[(rate, clients) for clients, rate, p99 in rows if p99 <= limit] for rows in found.values()]
+        cells = [f"{max(rates)[0]:.1f} ({max(rates)[1]})" if rates else "none" for rates in within]
+        lines.append(f"| {limit:g} s | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 @click.command()
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The language model's folder.")
 @click.option("--vllm", required=True, type=click.Path(path_type=Path))
-@click.option("--clients", default="1,4,16")
+@click.option("--clients", default="1,2,4,8,16,32,64")
 @click.option("--seconds", default=30.0)
 @click.option("--threads", default=1)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -123,12 +142,14 @@ def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, ou
         ("vLLM, pooling, as many tokens as Foresay", theirs, 8772, long),
     )
     rows = []
+    found: dict[str, list[tuple[int, float, float]]] = {}
     for name, command, port, asked in sides:
         with serving(command, port, threads):
             load(port, asked, 2, 5)
             for count in map(int, clients.split(",")):
                 rate, took = load(port, asked, count, seconds)
                 p50, p99 = np.percentile(took, (50, 99))
+                found.setdefault(name, []).append((count, rate, float(p99)))
                 rows.append(f"| {name} | {count} | {rate:.1f} | {p50:.2f} | {p99:.2f} |")
                 sys.stderr.write(rows[-1] + "\n")
     head = "# Two servers of SmolLM2-135M-Instruct, one text a request\n\n"
@@ -137,7 +158,8 @@ def main(model: Path, vllm: Path, clients: str, seconds: float, threads: int, ou
     head += f"{np.mean([len(ids) for ids in long]):.0f} tokens on average.\n"
     head += "vLLM is given the bare texts, and then as many tokens as Foresay reads.\n\n"
     head += "| server | clients | requests a second | p50, s | p99, s |\n|---|---|---|---|---|\n"
-    output.write_text(head + "\n".join(rows) + "\n")
+    tail = "\n## At equal p99\n\nThe most requests a second of those above, and with how many clients.\n\n"
+    output.write_text(head + "\n".join(rows) + "\n" + tail + at_equal_p99(found, LIMITS))
 
 
 if __name__ == "__main__":

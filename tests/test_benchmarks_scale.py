@@ -106,6 +106,15 @@ def test_the_load_counts_requests() -> None:
     assert all(text in Embeds.asked for text in texts)
 
 
+def test_servers_are_compared_at_equal_p99() -> None:
+    """The best of the rates that answer in time, which is not that of the most clients."""
+    found = {"one": [(1, 4.0, 0.4), (4, 9.0, 0.9), (16, 7.0, 2.5)], "other": [(1, 20.0, 0.1), (4, 40.0, 0.2)]}
+    assert serving_compare.at_equal_p99(found, (0.3, 1.0)).splitlines()[2:] == [
+        "| 0.3 s | none | 40.0 (4) |",
+        "| 1 s | 9.0 (4) | 40.0 (4) |",
+    ]
+
+
 def test_the_plot_of_the_load(tmp_path: Path, figures: list[Any]) -> None:
     """Memory over time."""
     serving_load.plot({"memory_mib": [(0, 300), (1, 310)], "clients": 50}, tmp_path / "load.png")
