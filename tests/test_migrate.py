@@ -313,6 +313,37 @@ def test_a_vector_index_finds_nearly_what_an_exact_search_finds(
     assert store.nearest(vectors[2950], 1, None)[0].id == "d2950"
 
 
+def test_a_few_more_rows_do_not_build_the_vector_index_again(tmp_path: Path) -> None:
+    """They are found beside it, by vector and by word; at a twentieth of all it is made anew and knows them."""
+    random = np.random.default_rng(1)
+    vectors = unit(random.normal(size=(1100, 16)).astype(np.float32))
+    columns = schema(16, {})
+    store = Store.create(tmp_path, "rows-1", 16, {})
+
+    def add(start: int, end: int) -> None:
+        parts = [Part(f"d{i}", 0, Chunk(f"word{i}", 0, 6), "{}", str(i)) for i in range(start, end)]
+        store.append(table_of(parts, vectors[start:end], {}, columns))
+        store.finish(500)
+
+    def known() -> tuple[int, int]:
+        stats = store.table.index_stats("vector_idx")
+        return stats.num_indexed_rows, stats.num_unindexed_rows
+
+    add(0, 1000)
+    assert known() == (1000, 0)
+    add(1000, 1040)
+    assert known() == (1000, 40)
+    assert store.nearest(vectors[1030], 1, None)[0].id == "d1030"
+    assert [row.id for row in store.words("word1030", 3, None)] == ["d1030"]
+    store.delete(["d1030"])
+    store.finish(500)
+    assert store.nearest(vectors[1030], 1, None)[0].id != "d1030"
+    add(1040, 1100)
+    assert known() == (1099, 0)
+    assert store.nearest(vectors[1090], 1, None)[0].id == "d1090"
+    assert [row.id for row in store.words("word1090", 3, None)] == ["d1090"]
+
+
 def test_recall_and_exact_search(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured by the index itself; None where the search is exact anyway."""
 

@@ -35,6 +35,9 @@ _TIES = 50
 _GRAPH = 50_000
 """Rows in a partition, which is a graph of its own: the smaller the graphs, the faster they are built, and the slower a
 search, which looks into all of them."""
+_UNKNOWN = 0.05
+"""Share of the rows that a vector index may not know, which a search then looks through: 50,000 of a million take about
+as long as the index itself, and building it again takes minutes."""
 _METADATA_CACHE = 64 << 20
 """Bytes of what is known of files, those of old versions included; by default a gigabyte, which adding rows fills."""
 _ALL = 1 << 16
@@ -164,13 +167,19 @@ class Store:
         self.table.delete(f"id IN ({_quoted(ids)})")
 
     def join(self) -> None:
-        """Joins small files, brings the indexes there are up to date, and drops versions older than ten minutes."""
+        """Joins small files, brings the index of words up to date, and drops versions older than ten minutes.
+
+        A vector index would be built again on the way, graph by graph. So nothing is done while it knows nearly all
+        rows, for both indexes are read together with the rows that they do not know; after that it is deleted.
+        """
+        for name in self._indexes("vector"):
+            if self.table.index_stats(name).num_unindexed_rows < _UNKNOWN * self.count():
+                return
+            self.table.drop_index(name)
         self.table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def finish(self, ann_rows: int = 0) -> None:
         """Joins small files, then makes the indexes that are missing. Without an index, words are sought in all rows.
-
-        Not the other way round: joining also joins graphs that LanceDB finds small, which builds them all again.
 
         Args:
             ann_rows: rows from which there is to be a vector index; 0 for never.
@@ -205,7 +214,10 @@ class Store:
         return self._is_indexed("vector")
 
     def _is_indexed(self, column: str) -> bool:
-        return any(index.columns == [column] for index in self.table.list_indices())
+        return bool(self._indexes(column))
+
+    def _indexes(self, column: str) -> list[str]:
+        return [index.name for index in self.table.list_indices() if index.columns == [column]]
 
     def words(self, query: str, limit: int, where: str | None) -> list[Row]:
         """The rows that have words in common with the query, by BM25; equal scores by id, which LanceDB leaves open."""
