@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -480,6 +481,23 @@ def test_half_the_backbone(folder: Callable[[str], Path], tmp_path: Path) -> Non
         assert (np.linalg.norm(one - other, axis=1) < 0.05 * np.linalg.norm(one, axis=1)).all()
     assert isinstance(shared, LLM2VecTeacher) and shared.reader.backbone is base
     assert {weight.dtype for weight in shared.reader.trained().values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("adapters", [1, 2])
+def test_short_products_are_those_of_peft(backbone: Get, adapters: int) -> None:
+    """For use beside the backbone; several adapters on each other, and scaled."""
+    reader = Bidirectional(backbone("qwen3"))
+    for seed in range(adapters):
+        reader.new_adapter(3 + seed, seed)
+        randomise(reader)
+    rows = [[5, 6, 7], [9, 10, 11, 12, 13, 14]]
+    with torch.no_grad():
+        expected = reader.mean(rows)
+        reader.narrow()
+        found = reader.mean(rows)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    layers = [module for module in reader.model.modules() if isinstance(module, LoraLayer)]
+    assert layers and all("forward" in vars(layer) for layer in layers)
 
 
 def test_the_folder_says_what_made_it(teachers: Callable[[str], Path]) -> None:
