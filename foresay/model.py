@@ -191,16 +191,18 @@ class Model(Maps):
     def shared(self, rows: Sequence[Row]) -> tuple[int, DynamicCache | None]:
         """How many tokens all rows begin with, and their cache, for `hidden`; 0 and None where that does not pay.
 
-        The last one is kept, and serves as long as others do not share much more: the template and the prompt of small
-        batches, one after the other, run once. With an adapter it is always made anew, for that may be in training.
+        Where that is the template and hardly more, it is the template, whose cache is kept: small batches, one after
+        the other, read it once. The number depends on nothing but the rows, so the same rows get the same states.
+        With an adapter the cache is always made anew, for that may be in training.
         """
-        length = shared_prefix(rows) if self.backbone.splits else 0
+        length, template = shared_prefix(rows) if self.backbone.splits else 0, len(self.prefix_ids)
         if not length:
             return 0, None
+        if SHORTEST_SHARED_PREFIX <= template <= length < template + SHORTEST_SHARED_PREFIX:
+            length = template
         begin, (kept, cache) = tuple(rows[0][:length]), self._kept
-        if cache is not None and kept == begin[: len(kept)] and length - len(kept) < SHORTEST_SHARED_PREFIX:
-            return len(kept), cache
-        cache = self.prefill(begin)
+        if cache is None or kept != begin:
+            cache = self.prefill(begin)
         if self.adapter is None:
             self._kept = (begin, cache)
         return length, cache

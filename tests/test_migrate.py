@@ -354,6 +354,9 @@ def test_recall_and_exact_search(encoder: Encoder, tmp_path: Path, monkeypatch: 
     index = Index.create(tmp_path / "index", encoder, IndexConfig(ann_rows=400))
     index.add(some(300))
     assert index.recall() is None
+    few = Index.create(tmp_path / "few", encoder, IndexConfig(ann_rows=2))
+    few.add(some(3))
+    assert few.recall() == 1
     index.add(Document(f"e{i}", f"more words {i} {i * i}") for i in range(300))
     recall = index.recall()
     assert recall is not None and recall > 0.8

@@ -100,6 +100,19 @@ def test_the_template_of_small_batches_runs_once(backbone: Get, family: str, mon
     assert len(made) == (2 if base.splits else 0)
 
 
+@family
+def test_states_depend_on_no_rows_that_came_before(backbone: Get, family: str) -> None:
+    """What a run gives is what a fresh process gives, to the last bit: a resumed one writes the same shards."""
+    base = backbone(family)
+    begins = base.tokenize(["Of all", "Of all the planets, only"])
+    batches = [
+        make(base, template="chat").framed([begin + ids for ids in base.tokenize(SENTENCES)], 96)[0] for begin in begins
+    ]
+    used = make(base, template="chat")
+    for batch in (*batches, *reversed(batches)):
+        assert torch.equal(_run(used, batch), _run(make(base, template="chat"), batch))
+
+
 def test_what_is_kept_does_not_outlive_a_step_of_the_adapter(backbone: Get) -> None:
     """With an adapter, what rows share depends on its weights."""
     model = make(backbone("qwen3"), lora_rank=2)

@@ -1,11 +1,16 @@
 """An index against an exact search in NumPy, and against repeats, other models and bad documents."""
 
 import json
+import math
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import lancedb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 from click.testing import CliRunner
@@ -195,6 +200,20 @@ def test_reading_documents(tmp_path: Path) -> None:
     assert isinstance(third, Document) and len(third.id) == 16
     path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
     with pytest.raises(DataError, match="two documents under the id 'a'"):
+        list(read_documents(path))
+
+
+def test_columns_of_parquet_are_metadata(tmp_path: Path) -> None:
+    """Dates, decimals and missing numbers too; what JSON cannot hold is refused by its name, the first row first."""
+    path = tmp_path / "documents.parquet"
+    day, share = date(2024, 5, 1), Decimal("1.5")
+    rows = {"id": [1.0, math.nan], "text": ["a", "b"], "day": [day, day], "share": [share, None], "tags": [[day], []]}
+    pq.write_table(pa.table({**rows, "size": [math.nan, 2.0]}), path)
+    first, second = read_documents(path)
+    assert first == Document("1.0", "a", {"day": "2024-05-01", "share": 1.5, "tags": ["2024-05-01"]})
+    assert isinstance(second, Reject) and "id" in second.reason
+    pq.write_table(pa.table({"text": ["a", "b"], "id": ["1", "2"], "photo": [b"x", b"y"]}), path)
+    with pytest.raises(DataError, match="no row that can be used .*'1' cannot be indexed: 'photo' in its metadata"):
         list(read_documents(path))
 
 

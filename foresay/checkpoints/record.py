@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from shlex import quote
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -193,7 +194,7 @@ def _as_now(values: dict[str, Any], version: int) -> dict[str, Any]:
 def _hint(folder: Path) -> str:
     """What a folder without a record may be, and what to do."""
     if (folder / "run_config.yml").is_file():
-        return f"; it is in the published format: foresay convert {folder} -o NEW"
+        return f"; it is in the published format: foresay convert {quote(str(folder))} -o NEW"
     if (folder / "training").is_dir():
         return "; its training did not finish: run the same foresay train command again"
     if inside := sorted(folder.glob(f"*/{RECORD}")):

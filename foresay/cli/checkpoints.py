@@ -1,6 +1,7 @@
 """A checkpoint on this machine: verify, bundle, reweight, convert."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -94,7 +95,7 @@ def reweight(
 
     loaded = moved_backbone(checkpoint, backbone, device=device) if backbone else None
     run(checkpoint, output, query_weight, backbone=loaded, device=device, overwrite=overwrite)
-    click.echo(f"{output}: query weight {query_weight:g}; check it with: foresay verify {output}")
+    click.echo(f"{output}: query weight {query_weight:g}; check it with: foresay verify {quote(str(output))}")
 
 
 @click.command(
@@ -115,4 +116,4 @@ def convert(published: str, output: Path, backbone: str | None, overwrite: bool,
     from ..checkpoints.convert import convert as run
 
     run(published, output, backbone=backbone, device=device, overwrite=overwrite)
-    click.echo(f"{output}: converted; check it with: foresay verify {output}")
+    click.echo(f"{output}: converted; check it with: foresay verify {quote(str(output))}")

@@ -94,11 +94,20 @@ def encode(
             return
         check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
         stored = _store(encoder, output, ids, kind) if keep_soft_prompts else None
+        if stored is None:
+            _forget_soft_prompts(output)
         vectors = embed(wanted, **how, soft_prompts=None if stored is None else stored.array)
         names = _write(output, ids, vectors)
         if stored is not None:
             stored.close()
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
+
+
+def _forget_soft_prompts(output: Path) -> None:
+    """Deletes those of an earlier call, which are not those of the vectors to come."""
+    from ..reading.stored import SoftPrompts
+
+    SoftPrompts.delete(_beside(output, "soft_prompts.npy"))
 
 
 def _print(ids: list[str], vectors: "Array") -> None:

@@ -274,7 +274,11 @@ def shared(name: str) -> Callable[[F], F]:
             show_default=True,
             help="Dtype of the backbone; 8bit and 4bit need bitsandbytes.",
         ),
-        "overwrite": click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is in OUTPUT already."),
+        "overwrite": click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace a checkpoint that is in OUTPUT already; fit replaces one of its own also without.",
+        ),
         "column": option("column", type=Text(), help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),
         "text": option("text", "texts", type=Text(), multiple=True, help="A text, instead of a file; repeatable."),

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -74,7 +75,7 @@ def teacher(
             make_teacher(good, model, output, config, on_bar(progress))
         except Stopped as stopped:
             raise click.ClickException(str(stopped)) from None
-    click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {output} -o targets")
+    click.echo(f"{output}: trained; use it with: foresay teach responses.jsonl -t {quote(str(output))} -o targets")
 
 
 @click.command(

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -86,9 +87,8 @@ def fit(
         encoder = run(
             pairs, model, output, config, on_bar(progress), overwrite=overwrite, checkpoint=checkpoint, device=device
         )
-    click.echo(
-        f"{output}: fitted, embeddings of width {encoder.dim}; try: foresay encode {output} --text 'A question?'"
-    )
+    command = f"foresay encode {quote(str(output))} --text 'A question?'"
+    click.echo(f"{output}: fitted, embeddings of width {encoder.dim}; try: {command}")
 
 
 @click.command(
@@ -152,4 +152,4 @@ def train(
         leave()
     if is_first():
         verb = "decode" if config.reconstruction_weight else "encode"  # without that loss nothing decodes
-        click.echo(f"{output}: trained; try: foresay {verb} {output} --text 'What does frugal mean?'")
+        click.echo(f"{output}: trained; try: foresay {verb} {quote(str(output))} --text 'What does frugal mean?'")

@@ -56,11 +56,11 @@ def read_queries(
     Raises:
         DataError: if there is no such file or column, if two texts share an id, or if no row can be used.
     """
-    first = "it holds no row"
+    first = ""
     with Seen() as seen:
         for item in _parse(str(source), column, split):
             if isinstance(item, Reject):
-                first = item.reason if not len(seen) else first
+                first = first or item.reason
                 yield item
                 continue
             before, digest = len(seen), content_id(item.text)
@@ -71,7 +71,9 @@ def read_queries(
             if repeats or len(seen) > before:
                 yield item
         if not len(seen):
-            raise DataError(f"{source} has no row that can be used ({first}); expected one text a row")
+            raise DataError(
+                f"{source} has no row that can be used ({first or 'it holds no row'}); expected one text a row"
+            )
 
 
 def _parse(source: str, column: str | None, split: str) -> Iterator[Query | Reject]:
@@ -83,7 +85,7 @@ def _parse(source: str, column: str | None, split: str) -> Iterator[Query | Reje
         line, row = item
         chosen = chosen or _choose_column(list(row), column, source)
         text, given = row.get(chosen), next((row[name] for name in ID_COLUMNS if name in row), None)
-        reason = problem_of(text, f"column {chosen!r}") or _problem_of_id(given)
+        reason = problem_of(text, f"column {chosen!r}") or problem_of_id(given)
         if reason:
             yield Reject(printable(row), reason, line)
         else:
@@ -113,7 +115,7 @@ def problem_of(text: object, what: str) -> str | None:
     return None
 
 
-def _problem_of_id(given: Any) -> str | None:  # noqa: ANN401 - whatever the file holds
+def problem_of_id(given: Any) -> str | None:  # noqa: ANN401 - whatever the file holds
     """Why this cannot be an id: a number can, as it is written."""
     is_number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
     return None if given in (None, "") or is_number else problem_of(given, "id")

@@ -9,6 +9,7 @@ import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from ..errors import DataError
@@ -44,7 +45,7 @@ def stream_responses(path: Path) -> Iterator[Response]:
     Raises:
         DataError: as `read_responses`, and where the iteration has come to the fault.
     """
-    write = f"foresay respond QUERIES -m BACKBONE -o {path}"
+    write = f"foresay respond QUERIES -m BACKBONE -o {quote(str(path))}"
     check_responses(path)
     none = True
     with unzipping(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -60,7 +61,7 @@ def check_responses(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected the file that foresay respond wrote, which goes first")
     if not path.is_file():
-        raise DataError(f"there is no {path}; write it with: foresay respond QUERIES -m BACKBONE -o {path}")
+        raise DataError(f"there is no {path}; write it with: foresay respond QUERIES -m BACKBONE -o {quote(str(path))}")
 
 
 def parse_responses(rows: Iterable[tuple[int, dict[str, Any]]], path: Path) -> Iterator[Response]:

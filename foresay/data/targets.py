@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Self
 
@@ -220,7 +221,7 @@ class Targets:
         Raises:
             DataError: if they are missing, not finished, damaged, or of other texts.
         """
-        command = f"foresay teach {responses} -o {folder}"
+        command = f"foresay teach {quote(str(responses))} -o {quote(str(folder))}"
         if not (folder / MANIFEST).exists():
             raise DataError(f"there are no targets in {folder}; make them with: {command}")
         manifest = Manifest.read(folder)

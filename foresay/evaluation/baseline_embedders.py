@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ class ResponseEmbedder(TeacherEmbedder):
         if missing:
             raise DataError(
                 f"{self.path} holds no response to {len(missing)} of {len(set(texts))} queries, first "
-                f"{missing[0][:80]!r}; write them to a file and add them: foresay respond FILE -m MODEL -o {self.path}"
+                f"{missing[0][:80]!r}; write them to a file and add them: "
+                f"foresay respond FILE -m MODEL -o {quote(str(self.path))}"
             )
         return self.teacher.embed([self.responses[text] for text in texts])
 

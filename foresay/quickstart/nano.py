@@ -7,6 +7,7 @@ the response's vector and half the query's (benchmarks/results/query_weight.md h
 """
 
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -44,9 +45,9 @@ Loss curves  {output}/checkpoint/training/curves.png
 Checkpoint   {output}/checkpoint/
 
 What to type next:
-  foresay decode {output}/checkpoint --text 'What does frugal mean?'    what an embedding stands for
-  foresay lens   {output}/checkpoint 'What does frugal mean?'       what its tokens hold, layer by layer
-  foresay verify {output}/checkpoint                                does this machine give the same vectors?
+  foresay decode {quoted}/checkpoint --text 'What does frugal mean?'    what an embedding stands for
+  foresay lens   {quoted}/checkpoint 'What does frugal mean?'       what its tokens hold, layer by layer
+  foresay verify {quoted}/checkpoint                                does this machine give the same vectors?
   foresay respond QUERIES -m MODEL -o responses.jsonl               your own queries, your own language model
 """
 
@@ -94,7 +95,8 @@ def quickstart_nano(output: Path, device: str, bars: Bars) -> None:
     console.print(table(scored, shelf, harm))
     decoded = encoder.decode(SHOWN, max_new_tokens=40)
     console.print(nearest(encoder, SHOWN, shelf, rows[0].shelf_passages, decoded))
-    console.print(_FAREWELL.format(output=output), markup=False, highlight=False, soft_wrap=True)
+    farewell = _FAREWELL.format(output=output, quoted=quote(str(output)))
+    console.print(farewell, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rows(

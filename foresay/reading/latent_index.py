@@ -14,6 +14,7 @@ time, so an index may be larger than memory.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Self
 
 import numpy as np
@@ -70,7 +71,8 @@ class IndexManifest:
         """The manifest in a folder; DataError if there is none that this version reads."""
         if not (folder / _MANIFEST).is_file():
             raise DataError(
-                f"there is no latent index in {folder}; make one with: foresay latent-index TEXTS -o {folder}"
+                f"there is no latent index in {folder}; make one with: "
+                f"foresay latent-index TEXTS -o {quote(str(folder))}"
             )
         try:
             manifest = cls(**read_json(folder / _MANIFEST))
@@ -173,7 +175,8 @@ class LatentIndex:
         manifest = self.manifest
         message = (
             f"{self.folder} is an index of {manifest.backbone} (width {manifest.hidden}), not of {backbone.name} "
-            f"(width {backbone.hidden_size}); make one with: foresay latent-index TEXTS -m {backbone.name} -o FOLDER"
+            f"(width {backbone.hidden_size}); make one with: "
+            f"foresay latent-index TEXTS -m {quote(backbone.name)} -o FOLDER"
         )
         if manifest.hidden != backbone.hidden_size:
             raise InputError(message)

@@ -66,6 +66,14 @@ class SoftPrompts:
         array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         return cls(array, manifest, path)
 
+    @staticmethod
+    def delete(path: Path) -> None:
+        """Deletes a complete file with its manifest; whatever has no manifest stays."""
+        manifest = _manifest_path(path)
+        if manifest.is_file():
+            manifest.unlink()
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Writes what is left, and then the manifest: a file without one is not complete."""
         if isinstance(self.array, np.memmap):

@@ -6,14 +6,17 @@ Careful: every other column of a row is metadata, so a filter can ask for it; it
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ..data.formats import Reject as Reject
 from ..data.formats import printable, rows_of
-from ..data.queries import ID_COLUMNS, problem_of
+from ..data.queries import ID_COLUMNS, problem_of, problem_of_id
 from ..data.seen import Seen, content_id
 from ..errors import DataError
 
@@ -70,13 +73,20 @@ def checked(document: Document) -> Document:
     """
     problem = problem_of(document.id, "its id") or problem_of(document.text, "its text")
     if problem is None:
-        try:
-            json.dumps(document.metadata, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
-            problem = f"its metadata is not plain JSON ({error})"
+        problem = _problem_of_metadata(document.metadata)
     if problem is not None:
         raise DataError(f"document {document.id!r} cannot be indexed: {problem}; mend it or leave it out")
     return document
+
+
+def _problem_of_metadata(metadata: Mapping[str, Any]) -> str | None:
+    """Why it cannot be stored, by the name of the first value that cannot; None if it can."""
+    for name, value in metadata.items():
+        try:
+            json.dumps({name: value}, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            return f"{name!r} in its metadata is not plain JSON ({error})"
+    return None
 
 
 def read_documents(
@@ -95,11 +105,11 @@ def read_documents(
     Raises:
         DataError: if there is no such file or column, if two documents share an id, or if no row can be used.
     """
-    first = "it holds no row"
+    first = ""
     with Seen() as seen:
         for item in _parse(str(source), column, split):
             if isinstance(item, Reject):
-                first = item.reason if not len(seen) else first
+                first = first or item.reason
                 yield item
                 continue
             before, digest = len(seen), item.digest()
@@ -108,7 +118,9 @@ def read_documents(
             if len(seen) > before:
                 yield item
         if not len(seen):
-            raise DataError(f"{source} has no row that can be used ({first}); expected one document a row")
+            raise DataError(
+                f"{source} has no row that can be used ({first or 'it holds no row'}); expected one document a row"
+            )
 
 
 def _parse(source: str, column: str | None, split: str) -> Iterator[Document | Reject]:
@@ -126,15 +138,29 @@ def _parse(source: str, column: str | None, split: str) -> Iterator[Document | R
 def _document(row: dict[str, Any], column: str) -> Document | str:
     """The document in a row, or why there is none."""
     given = next((row[name] for name in ID_COLUMNS if row.get(name) not in (None, "")), None)
-    problem = problem_of(row.get(column), f"column {column!r}")
+    problem = problem_of(row.get(column), f"column {column!r}") or problem_of_id(given)
     if problem is not None:
         return problem
     text = str(row[column])
-    metadata = {name: value for name, value in row.items() if name not in (column, *ID_COLUMNS) and value is not None}
+    others = {name: _plain(value) for name, value in row.items() if name not in (column, *ID_COLUMNS)}
+    metadata = {name: value for name, value in others.items() if value is not None}
     try:
         return checked(Document(content_id(text) if given is None else str(given), text, metadata))
     except DataError as error:
         return str(error)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """What a column of Parquet holds, as JSON has it: dates as ISO 8601 writes them, missing numbers as None."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _choose(found: list[str], column: str | None, source: str) -> str:

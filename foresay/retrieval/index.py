@@ -221,11 +221,12 @@ class Index(Searcher):
         if not store.is_approximate():
             return None
         vectors = unit(self._queries(queries)) if queries else store.sample(_MEASURED)[1]
-        found = 0
+        found = wanted = 0
         for vector in vectors:
             best = {(row.id, row.start) for row in store.exactly().nearest(vector, top, None)}
             found += len(best & {(row.id, row.start) for row in store.nearest(vector, top, None)})
-        return found / (len(vectors) * top)
+            wanted += len(best)
+        return found / wanted
 
     # -- what searching needs ----------------------------------------------------------------------------
 

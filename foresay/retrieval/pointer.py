@@ -7,6 +7,7 @@ the same command makes it anew.
 
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .. import __version__
@@ -30,7 +31,9 @@ def read_pointer(path: Path) -> dict[str, Any]:
     if not (path / FILE).is_file():
         if path.is_dir() and _unfinished(path):
             raise DataError(f"{path} is an index whose making was stopped; make it again by the same command")
-        raise DataError(f"there is no index at {path}; make one with: foresay index CHECKPOINT DOCUMENTS -o {path}")
+        raise DataError(
+            f"there is no index at {path}; make one with: foresay index CHECKPOINT DOCUMENTS -o {quote(str(path))}"
+        )
     pointer = read_json(path / FILE)
     if pointer.get("format") != "foresay-index" or pointer.get("format_version") != FORMAT:
         raise DataError(

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def check(
             words = f"{words}; stored texts embedded again have a median cosine of {cosine:.3f} to the stored vectors"
     raise DataError(
         f"another model made the vectors of {path}: {words}; search it with the checkpoint that made it, or embed it "
-        f"again with this one: foresay migrate CHECKPOINT {path}"
+        f"again with this one: foresay migrate CHECKPOINT {quote(str(path))}"
     )
 
 

@@ -8,6 +8,7 @@ Careful: the texts decide. Queries with their responses are the best pairs there
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def whiten_index(teacher: Teacher, vectors: Vectors) -> Vectors:
     """
     if not isinstance(teacher, WhitenedTeacher):
         raise InputError(
-            f"{teacher.name} is not a whitened teacher; make one with: foresay whiten TEXTS -t {teacher.name}"
+            f"{teacher.name} is not a whitened teacher; make one with: foresay whiten TEXTS -t {quote(teacher.name)}"
         )
     width = len(teacher.whitening.mean)
     if vectors.ndim != 2 or vectors.shape[1] != width:
