@@ -1,6 +1,6 @@
 """What `fit` costs beside steps of the published recipe, on the same rows and targets, and what either finds.
 
-    python benchmarks/fit_cost.py nano nano-teacher --responses responses.jsonl --steps 300 \\
+    python benchmarks/fit_cost.py nano nano-teacher --responses responses.jsonl --every 500 --dtype bfloat16 \\
         --data ../shared/data --work fit_cost/ --output benchmarks/results/fit_cost.md
 
 In: responses of a backbone, a teacher. Out: a table, appended: processor seconds of `fit` and of a step, held-out
@@ -65,7 +65,7 @@ def items(found: Found, name: str, encoder: Encoder, teacher: Teacher, sets: lis
 @click.argument("teacher_name")
 @click.option("--responses", required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path))
-@click.option("--steps", default=300, help="Of the published recipe.")
+@click.option("--steps", default=PUBLISHED_STEPS, help="Of the published recipe.")
 @click.option("--every", default=50, help="Steps between two looks at the held-out rows.")
 @click.option("--max-tokens", default=96, help="Of a text that the teacher reads, and of a response to reconstruct.")
 @click.option("--dtype", default="float32")

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import against_reference as driver
+import fit_cost
 import foresay_side as ours
 import gpu
 import scaling
@@ -176,3 +177,18 @@ def test_teacher_speed(tmp_path: Path) -> None:
     assert all(row["seconds_ratio"] > 0 for row in result["encoding"])
     table = (tmp_path / "teacher_speed.md").read_text()
     assert "| stage 1 |" in table and "| stage 2 |" in table and "| adapter merged |" in table
+
+
+# -- fit beside the published steps --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [300, 5000])
+def test_steps_that_did_not_run_are_computed(steps: int) -> None:
+    """Five thousand steps at the price of the median one; in a row of their own only where fewer ran."""
+    clock = fit_cost.Clock()
+    clock.seconds = [0.1, 0.5, 9.0]
+    rows = [{"step": steps, "cosine": 0.5, "retrieval@1": 0.25}]
+    text = fit_cost.costs(25.0, {"cosine": 0.6, "retrieval@1": 0.5}, clock, rows)
+    assert f"| published recipe, {steps:,} steps | {steps * 0.5:.0f} | 0.500 | 0.250 |" in text
+    assert ("5,000 steps, computed | 2500 |" in text) is (steps < 5000)
+    assert "5,000 cost 100 times as much as `fit`" in text
