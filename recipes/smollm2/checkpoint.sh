@@ -8,8 +8,9 @@
 # Run it again after a kill, and it resumes.
 #
 # The package differs in two ways. Its teacher's learning rates were to fall over 150 and 50 steps, and the training was
-# stopped at these 65 and 34. Its special tokens and reconstruction maps are older: they were trained on the targets of the
-# untrained, whitened teacher (whiten -t both-directions, train --alignment relative).
+# stopped at these 65 and 34, which made a better teacher (docs/teacher.md). Its special tokens and reconstruction maps
+# are older: they were trained on the targets of the untrained, whitened teacher (whiten -t both-directions, train
+# --alignment relative).
 set -euo pipefail
 responses=$1 output=$2 steps=${3:-1300} here=$(dirname "$0")
 mkdir -p "$output"
