@@ -33,7 +33,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 def fuzz(url: str, calls: int, seed: int = 0, seconds: float = float("inf")) -> dict[str, Any]:
-    """Calls every route about equally often; what a route has too few different calls for goes to all with more seeds.
+    """Calls every route about equally often. A route with few possible calls leaves its share to further seeds.
 
     Args:
         url: of a server on the loopback interface, without /v1.

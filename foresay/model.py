@@ -191,9 +191,9 @@ class Model(Maps):
     def shared(self, rows: Sequence[Row]) -> tuple[int, DynamicCache | None]:
         """How many tokens all rows begin with, and their cache, for `hidden`; 0 and None where that does not pay.
 
-        Where that is the template and hardly more, it is the template, whose cache is kept: small batches, one after
-        the other, read it once. The number depends on nothing but the rows, so the same rows get the same states.
-        With an adapter the cache is always made anew, for that may be in training.
+        If the rows share little beyond the template, only the template counts, so that small batches, one after the
+        other, can use the same cache. The last cache is kept, except with an adapter, which may be in training. The
+        number depends on the rows alone, and so do their states.
         """
         length, template = shared_prefix(rows) if self.backbone.splits else 0, len(self.prefix_ids)
         if not length:
@@ -203,8 +203,8 @@ class Model(Maps):
         begin, (kept, cache) = tuple(rows[0][:length]), self._kept
         if cache is None or kept != begin:
             cache = self.prefill(begin)
-        if self.adapter is None:
-            self._kept = (begin, cache)
+            if self.adapter is None:
+                self._kept = (begin, cache)
         return length, cache
 
     @torch.no_grad()

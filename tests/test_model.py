@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from foresay.backbone import Backbone
+from foresay.batching import SHORTEST_SHARED_PREFIX
 from foresay.model import Model
 from foresay.reconstruction import reconstruction_loss
 
@@ -98,6 +99,28 @@ def test_the_template_of_small_batches_runs_once(backbone: Get, family: str, mon
     fresh = make(base)
     torch.testing.assert_close(_run(model, others), _run(fresh, others), atol=1e-5, rtol=1e-5)
     assert len(made) == (2 if base.splits else 0)
+
+
+@family
+def test_batches_that_share_little_beyond_the_template_share_its_cache(
+    backbone: Get, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions that begin alike do not make a cache of their own."""
+    base = backbone(family)
+    model = make(base)
+    a, b, c, d, *model.prefix_ids = list(dict.fromkeys(base.tokenize([" ".join(SENTENCES)])[0]))[:14]
+    assert len(model.prefix_ids) >= SHORTEST_SHARED_PREFIX
+    made: list[int] = []
+    prefill = model.prefill
+
+    def count(ids: Sequence[int]) -> DynamicCache:
+        made.append(len(ids))
+        return prefill(ids)
+
+    monkeypatch.setattr(model, "prefill", count)
+    for ids in ([[a, b], [c, d]], [[a, b, c], [a, b, d]], [[b], [c]]):
+        _run(model, model.framed(ids, 96)[0])
+    assert made == ([len(model.prefix_ids)] if base.splits else [])
 
 
 @family

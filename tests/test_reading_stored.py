@@ -65,6 +65,8 @@ def test_stored_items_decode_without_their_text(backbone: Get, tmp_path: Path) -
     assert "not both" in run("decode", checkpoint, "--text", "x", *how, code=1)
     assert "add --soft-prompts FILE" in run("decode", checkpoint, "--text", "x", "--row", 1, code=1)
     assert "add -o FILE.npy" in run("encode", checkpoint, "--text", "x", "--keep-soft-prompts", code=1)
+    run("encode", checkpoint, "--text", "long " * 2000, "-o", vectors, "--no-cut", *here, code=1)
+    assert run("decode", checkpoint, *how, "--row", 3).split() == expected[3].split()  # a call that fails takes nothing
     run("encode", checkpoint, "--text", "x", "-o", vectors, *here)  # the soft prompts of other texts do not stay
     assert "there are no soft prompts" in run("decode", checkpoint, *how, code=1)
 

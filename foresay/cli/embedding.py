@@ -94,20 +94,11 @@ def encode(
             return
         check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
         stored = _store(encoder, output, ids, kind) if keep_soft_prompts else None
-        if stored is None:
-            _forget_soft_prompts(output)
         vectors = embed(wanted, **how, soft_prompts=None if stored is None else stored.array)
-        names = _write(output, ids, vectors)
+        names = _write(output, ids, vectors, keeps_soft_prompts=stored is not None)
         if stored is not None:
             stored.close()
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
-
-
-def _forget_soft_prompts(output: Path) -> None:
-    """Deletes those of an earlier call, which are not those of the vectors to come."""
-    from ..reading.stored import SoftPrompts
-
-    SoftPrompts.delete(_beside(output, "soft_prompts.npy"))
 
 
 def _print(ids: list[str], vectors: "Array") -> None:
@@ -118,15 +109,19 @@ def _print(ids: list[str], vectors: "Array") -> None:
         click.echo(json.dumps({"id": name, "embedding": [round(float(x), 7) for x in vector]}))
 
 
-def _write(output: Path, ids: list[str], vectors: "Array") -> Path:
-    """The vectors, and their ids beside them, whose place is returned."""
+def _write(output: Path, ids: list[str], vectors: "Array", *, keeps_soft_prompts: bool = False) -> Path:
+    """Writes the vectors and their ids beside them, and returns the path of the ids."""
     import numpy as np
+
+    from ..reading.stored import SoftPrompts
 
     names = _beside(output, "ids.json")
     with replacing(output) as part:
         with part.open("wb") as file:
             np.save(file, vectors)
         names.unlink(missing_ok=True)  # so that a kill leaves no vectors with the ids of others
+        if not keeps_soft_prompts:
+            SoftPrompts.delete(_beside(output, "soft_prompts.npy"))  # those of an earlier call
     write_json(names, ids)
     return names
 

@@ -277,7 +277,7 @@ def shared(name: str) -> Callable[[F], F]:
         "overwrite": click.option(
             "--overwrite",
             is_flag=True,
-            help="Replace a checkpoint that is in OUTPUT already; fit replaces one of its own also without.",
+            help="Replace a checkpoint that is in OUTPUT already (fit replaces its own even without it).",
         ),
         "column": option("column", type=Text(), help="Column or key that holds the text, if it has an unusual name."),
         "split": click.option("--split", default="train", show_default=True, help="Split of a data set on the hub."),

@@ -3,7 +3,7 @@
 In: logits (rows, vocabulary), and for each row its seed and how many tokens it has. Out: token ids.
 Be careful: the draw is inverse-transform sampling with one number per row and token, so it depends on nothing but the
 row's probabilities and its seed, and not on the state of any generator. The batch changes the last digits of the
-probabilities, which a draw on the border of two tokens can feel.
+probabilities, which can move a draw that falls on the border between two tokens.
 """
 
 from collections.abc import Sequence

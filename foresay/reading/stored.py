@@ -68,7 +68,7 @@ class SoftPrompts:
 
     @staticmethod
     def delete(path: Path) -> None:
-        """Deletes a complete file with its manifest; whatever has no manifest stays."""
+        """Deletes soft prompts and their manifest. A file without a manifest stays: it may be somebody else's."""
         manifest = _manifest_path(path)
         if manifest.is_file():
             manifest.unlink()

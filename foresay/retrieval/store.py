@@ -36,8 +36,8 @@ _GRAPH = 50_000
 """Rows in a partition, which is a graph of its own: the smaller the graphs, the faster they are built, and the slower a
 search, which looks into all of them."""
 _UNKNOWN = 0.05
-"""Share of the rows that a vector index may not know, which a search then looks through: 50,000 of a million take about
-as long as the index itself, and building it again takes minutes."""
+"""Share of the rows that a vector index may not know. A search compares these one by one: 50,000 of a million take
+about as long as the index itself, while building it again takes minutes."""
 _METADATA_CACHE = 64 << 20
 """Bytes of what is known of files, those of old versions included; by default a gigabyte, which adding rows fills."""
 _ALL = 1 << 16
@@ -169,8 +169,9 @@ class Store:
     def join(self) -> None:
         """Joins small files, brings the index of words up to date, and drops versions older than ten minutes.
 
-        A vector index would be built again on the way, graph by graph. So nothing is done while it knows nearly all
-        rows, for both indexes are read together with the rows that they do not know; after that it is deleted.
+        LanceDB would also rebuild the vector index, graph by graph. While that index knows nearly all rows, this does
+        nothing, since a search reads the rows that the indexes do not know as well. Later, it drops the vector index
+        first, and `finish` builds a new one.
         """
         for name in self._indexes("vector"):
             if self.table.index_stats(name).num_unindexed_rows < _UNKNOWN * self.count():
