@@ -7,6 +7,7 @@ In: labelled sets, and a cache, where what the model read is kept. Out: one tabl
 how sure the items of a set are, and not how another training would have ended.
 """
 
+from itertools import product
 from pathlib import Path
 
 import click
@@ -34,7 +35,8 @@ class Packaged(Trained):
     @torch.no_grad()
     def one_pass(self, texts: list[str], say: str) -> Array:
         """The embedding without the teacher's part, of length 1."""
-        found: Array = self.model.align(torch.from_numpy(self.states(texts, say))).numpy()
+        states = torch.from_numpy(self.states(texts, say)).to(self.model.backbone.device)
+        found: Array = self.model.align(states).cpu().numpy()
         return unit(found)
 
     def as_packaged(self, texts: list[str], say: str) -> Array:
@@ -46,32 +48,39 @@ class Packaged(Trained):
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path))
 @click.option("--cache", required=True, type=click.Path(path_type=Path))
+@click.option("--checkpoint", "checkpoints", multiple=True, default=["smollm2"], help="The packaged one, and others.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--picture", required=True, type=click.Path(path_type=Path))
-def main(data: Path, cache: Path, output: Path, picture: Path) -> None:
+def main(data: Path, cache: Path, checkpoints: tuple[str, ...], device: str, output: Path, picture: Path) -> None:
     """Writes the table after each set, and the picture at the end."""
     torch.set_num_threads(1)
-    packaged = Packaged(cache)
-    bare = Reader(packaged.model.backbone, cache, "smollm2")
     found: Found = {name: {} for name in SHOWN}
+    several = [Packaged(cache, checkpoint, device) for checkpoint in checkpoints]
+    bare = Reader(several[0].model.backbone, cache, "smollm2")
     done: list[LabelledSet] = []
     for one in all_sets(data):
-        space = packaged.teacher(one.documents)
-        ways = (
-            *((unit(reader.vectors(one.queries)), _documents(reader, one)) for reader in (bare, packaged.reader)),
-            (packaged.teacher(one.queries), space),
-            (packaged.one_pass(one.queries, one.name), space),
-            (packaged.as_packaged(one.queries, one.name), space),
-        )
-        for name, (queries, documents) in zip(found, ways, strict=True):
-            found[name][one.name] = [one.items(queries, documents)]
+        for packaged in several:
+            for name, (queries, documents) in zip(found, _ways(packaged, bare, one), strict=True):
+                found[name].setdefault(one.name, []).append(one.items(queries, documents))
         done.append(one)
         parts = [done[:5], done[5:11], done[11:]]
         tables = [table(found, list(found), part, gains=number < 2) for number, part in enumerate(parts) if part]
         output.write_text(HEAD + "\n".join(tables))
     with output.open("a") as file:
-        file.write("\n" + beside_hyde(data, packaged))
+        file.write("\n" + beside_hyde(data, several))
     draw(found, SHOWN, done[:11], picture)
+
+
+def _ways(packaged: Packaged, bare: Reader, one: LabelledSet) -> list[tuple[Array, Array]]:
+    """Vectors of a set's queries and documents, in the order of SHOWN."""
+    space = packaged.teacher(one.documents)
+    return [
+        *((unit(reader.vectors(one.queries)), _documents(reader, one)) for reader in (bare, packaged.reader)),
+        (packaged.teacher(one.queries), space),
+        (packaged.one_pass(one.queries, one.name), space),
+        (packaged.as_packaged(one.queries, one.name), space),
+    ]
 
 
 def _documents(reader: Reader, one: LabelledSet) -> Array:
@@ -79,11 +88,11 @@ def _documents(reader: Reader, one: LabelledSet) -> Array:
     return unit(reader.vectors(one.documents)) if one.documents else reader.vectors(one.queries)[:0]
 
 
-def beside_hyde(data: Path, packaged: Packaged) -> str:
+def beside_hyde(data: Path, several: list[Packaged]) -> str:
     """The same vectors against the written answers, on the questions that were answered, as Markdown."""
     written, found = hyde(data), Found()
     sets = [retrieval(data / name, list(written[name])) for name in RETRIEVAL]
-    for one in sets:
+    for packaged, one in product(several, sets):
         space, said = packaged.teacher(one.documents), packaged.teacher(list(written[one.name].values()))
         ways = {
             "HyDE": said,
@@ -92,7 +101,7 @@ def beside_hyde(data: Path, packaged: Packaged) -> str:
             "Foresay, as packaged": packaged.as_packaged(one.queries, one.name),
         }
         for name, queries in ways.items():
-            found.setdefault(name, {})[one.name] = [one.items(queries, space)]
+            found.setdefault(name, {}).setdefault(one.name, []).append(one.items(queries, space))
     sizes = ", ".join(f"{len(one.queries)} of {one.name}" for one in sets)
     return f"Beside HyDE, which writes up to 96 tokens; questions: {sizes}.\n\n" + table(found, list(found), sets, HYDE)
 

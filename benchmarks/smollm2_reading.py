@@ -4,6 +4,7 @@ In: texts. Out: arrays from a cache on the disk (`kept.py`), of which only the m
 Be careful with a store's name: it says the teacher's longest text, the seed of the special tokens, and the template.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from foresay.model import Model
 from foresay.teachers.base import Teacher
 from foresay.teachers.llm2vec import BOTH
 from foresay.teachers.load import load_teacher
-from foresay.teachers.packaged import SMOLLM2_TEACHER
 from foresay.teachers.whitened import WhitenedTeacher
 from kept import Array, Kept
 
@@ -49,7 +49,7 @@ class Reader:
         def embed(block: Sequence[str]) -> Array:
             return np.asarray(self._teacher.embed(block), np.float32)
 
-        name = {BOTH: "both", SMOLLM2_TEACHER: f"below-{SMOLLM2_TEACHER}"}.get(self.teacher, self.teacher)
+        name = "both" if self.teacher == BOTH else f"below-{slug(self.teacher)}"
         return self._read(f"{name}-{LONGEST}", texts, embed, slice(None))
 
     def states(self, texts: Sequence[str], seed: int = 0, template: str = "chat", first: int = TOKENS) -> Array:
@@ -87,6 +87,11 @@ class Reader:
         return Model(
             self.backbone, thought=0, compression=TOKENS, dim=8, template=template, readout="tokens", seed=seed
         )
+
+
+def slug(name: str) -> str:
+    """A name, a path perhaps, as the name of one folder."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_")
 
 
 def cut(backbone: Backbone, texts: list[str], tokens: int) -> list[str]:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from foresay import Encoder
+from foresay.backbone_sources import SMOLLM2
 from foresay.data.responses import read_responses
-from foresay.teachers.packaged import SMOLLM2_TEACHER
 from foresay.teachers.whitened import WhitenedTeacher
 from kept import Kept
 from smollm2_methods import HELD, PENALTIES, ridge
-from smollm2_reading import LONGEST, Reader, cut
+from smollm2_reading import LONGEST, Reader, cut, slug
 from smollm2_sets import Array, LabelledSet, all_sets, unit
 
 SETS = ("theoremqa", "wordnet_define", "medquad", "entailment_bank", "trecqa", "sts12", "sts13", "sts14")
@@ -31,16 +31,17 @@ CUTS = (24, 48, LONGEST)
 
 
 class Trained:
-    """What the packaged checkpoint and its teacher say of texts."""
+    """What a checkpoint, the packaged one unless another is named, and its teacher say of texts."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, checkpoint: str = SMOLLM2, device: str = "cpu") -> None:
         """Loads both; what they said before is in the cache."""
-        encoder = Encoder.from_pretrained("smollm2", device="cpu")
+        encoder = Encoder.from_pretrained(checkpoint, device=device)
         teacher = encoder.load_document_teacher()
         assert isinstance(teacher, WhitenedTeacher)
         self.model, self.whitening, self.weight = encoder.model, teacher.whitening, encoder.query_weight
-        self.reader = Reader(self.model.backbone, cache, "smollm2", teacher=SMOLLM2_TEACHER)
-        self.kept = Kept(cache, "smollm2-packaged-states")
+        self.reader = Reader(self.model.backbone, cache, "smollm2", teacher=teacher.name)
+        label = "packaged" if checkpoint == SMOLLM2 else slug(checkpoint)
+        self.kept = Kept(cache, f"smollm2-{label}-states")
 
     def teacher(self, texts: list[str]) -> Array:
         """Whitened, of length 1."""

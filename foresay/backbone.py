@@ -18,7 +18,15 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from .backbone_checks import check
 from .backbone_loading import OWN_TOKENIZER, check_vocabulary, load_model, load_tokenizer
 from .backbone_sources import NANO, NANO_FOLDER, SMOLLM2, canonical, locate
-from .devices import QUANTIZED, devices, keep_differentiable, keep_together, pick_device, quantization
+from .devices import (
+    QUANTIZED,
+    devices,
+    is_slow,
+    keep_differentiable,
+    keep_together,
+    pick_device,
+    quantization,
+)
 from .errors import BackboneError
 from .tokenizing import RESERVED, Tokenizing, check_texts
 
@@ -81,7 +89,8 @@ class Backbone(Tokenizing):
             revision: commit, branch or tag, for hub ids.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `spread` puts the layers on all GPUs, one part behind
                 another, for a model that is too large for one.
-            dtype: `auto` keeps the type the weights are stored in; `8bit` and `4bit` are made by bitsandbytes.
+            dtype: `auto` keeps the type the weights are stored in, but on a CPU without arithmetic for it takes
+                float32, which is several times as fast there; `8bit` and `4bit` are made by bitsandbytes.
             device_map: which module goes where, as `spread` does by itself; see accelerate's documentation.
 
         Raises:
@@ -98,6 +107,9 @@ class Backbone(Tokenizing):
         tokenizer = load_tokenizer(source, name, revision)
         model = load_model(source, name, revision, device_map=device_map, **options)
         keep_together(model, name)
+        if dtype == "auto" and is_slow(model.dtype, model.device):
+            model.float()
+            model.config.dtype = model.dtype  # a saved copy says so
         keep_differentiable(model)
         return cls(model, tokenizer, name, revision)
 

@@ -93,7 +93,8 @@ class Encoder(TaughtMethods, DecodeMethods, EncodeMethods):
             path: folder, or hub id.
             backbone: an already loaded one, to share it; else the one the checkpoint names is loaded.
             device: `auto`, `cpu`, `cuda`, `mps`; ignored with `backbone`.
-            dtype: of the backbone; `auto` is what the checkpoint was made in. Ignored with `backbone`.
+            dtype: of the backbone; `auto` is what the checkpoint was made in, or float32 on a CPU without arithmetic
+                for that. Ignored with `backbone`.
             revision: of the checkpoint on the hub.
 
         Raises:

@@ -1,5 +1,6 @@
 """Where a backbone's weights are and in how many bits: what can be seen without a GPU."""
 
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,3 +142,40 @@ def test_gradients_go_through_few_bits(dtype: str, least: float, tmp_path: Path)
     again = Encoder.from_pretrained(tmp_path / "few", device="cpu")
     assert again.model.backbone.dtype_name == dtype
     assert (again.encode(SENTENCES) == encoder.encode(SENTENCES)).all()
+
+
+@pytest.mark.parametrize(
+    ("has", "stored", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "bfloat16", "float32"),
+        ({"avx2": True, "avx512_bw": True}, "bfloat16", "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16", "bfloat16"),
+        ({"avx2": True, "avx512_fp16": False, "avx512_bw": True}, "float16", "float32"),
+        ({"avx2": True}, "float32", "float32"),
+        ({}, "bfloat16", "bfloat16"),
+    ],
+)
+def test_auto_is_a_dtype_that_the_cpu_computes_with(
+    folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    has: dict[str, bool],
+    stored: str,
+    expected: str,
+) -> None:
+    """Of a model and of a checkpoint; one that is asked for by name is taken."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    AutoModelForCausalLM.from_pretrained(folder("qwen3"), dtype=stored).save_pretrained(tmp_path / "model")
+    shutil.copytree(
+        folder("qwen3"),
+        tmp_path / "model",
+        ignore=shutil.ignore_patterns("*.safetensors", "config.json"),
+        dirs_exist_ok=True,
+    )
+    name = str(tmp_path / "model")
+    assert Backbone.load(name).dtype_name == expected
+    asked = Backbone.load(name, dtype=stored)
+    assert asked.dtype_name == stored
+    train(pairs(), asked, tmp_path / "checkpoint", small(steps=2))
+    assert Encoder.from_pretrained(tmp_path / "checkpoint").model.backbone.dtype_name == expected
+    assert Encoder.from_pretrained(tmp_path / "checkpoint", dtype=stored).model.backbone.dtype_name == stored

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backbone import Backbone, same_backbone
+from ..devices import usable
 from ..errors import BackboneError, CheckpointError
 from ..files import read_json
 from ..model import Model
@@ -95,13 +96,17 @@ def _documents(folder: Path, recorded: DocumentsRecord | None) -> DocumentsRecor
 def moved_backbone(
     path: str | Path, name: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
 ) -> Backbone:
-    """A checkpoint's language model from another place than it records; `auto` is the dtype that it records."""
+    """A checkpoint's language model from another place than it records; `auto` as in `Encoder.from_pretrained`."""
     recorded = Record.load(find(path)).backbone
-    return Backbone.load(name, revision=revision, device=device, dtype=recorded.dtype if dtype == "auto" else dtype)
+    return Backbone.load(name, revision=revision, device=device, dtype=_dtype(recorded, device, dtype))
+
+
+def _dtype(recorded: BackboneRecord, device: str, dtype: str) -> str:
+    return usable(recorded.dtype, device) if dtype == "auto" else dtype
 
 
 def _load_backbone(folder: Path, recorded: BackboneRecord, device: str, dtype: str) -> Backbone:
-    dtype = recorded.dtype if dtype == "auto" else dtype
+    dtype = _dtype(recorded, device, dtype)
     if recorded.bundled:
         copies = [home for home in (folder / QUERY / COPY, folder / COPY) if home.is_dir()]
         return Backbone.load(str(copies[0] if copies else folder / COPY), device=device, dtype=dtype)

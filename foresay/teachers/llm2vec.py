@@ -20,6 +20,7 @@ from torch import Tensor
 from ..backbone import Backbone, same_backbone
 from ..batching import Budget, run_by_length
 from ..config import TeachConfig
+from ..devices import usable
 from ..errors import InputError
 from ..files import read_json
 from .base import LinearMap, Teacher, Vectors, Wanted, kind
@@ -164,7 +165,7 @@ def _load_own(folder: Path, wanted: Wanted) -> LLM2VecTeacher | None:
     if "teacher" in about:
         return None  # whitening over another teacher
     base, chain = about["backbone"], [folder / "adapter"] if about.get("adapter", True) else []
-    model, is_shared = _model(base["name"], base["revision"], base["dtype"], wanted)
+    model, is_shared = _model(base["name"], base["revision"], usable(base["dtype"], wanted.device), wanted)
     same_backbone(model, base["name"], load_file(folder / GOLDEN)["backbone_sample"])
     reader = _with_adapters(Bidirectional(model), chain, merge=not is_shared)
     return LLM2VecTeacher(reader, wanted.name, wanted.config, chain)
