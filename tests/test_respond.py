@@ -24,6 +24,7 @@ from foresay.data.queries import Query, Reject, read_queries
 from foresay.data.responses import read_responses
 from foresay.engines import base as engines
 from foresay.engines import respond as respond_module
+from foresay.engines import slots
 from foresay.engines.base import Answer, EngineOptions, Job
 from foresay.engines.prompts import Prompter
 from foresay.engines.respond import Summary, respond
@@ -568,8 +569,26 @@ def test_freed_places_are_filled_again(backbone: Get, tmp_path: Path, monkeypatc
     queries = [Query(f"{i}-{query.id}", f"{query.text} {i}") for i in range(4) for query in QUERIES]
     respond(queries, base, tmp_path / "r.jsonl", RespondConfig(max_new_tokens=40, batch_size=4))
     assert texts(tmp_path / "r.jsonl").keys() <= {query.id for query in queries}
-    slots = [rows for rows, columns in passes if columns == 1]
-    assert sum(slots) / len(slots) > 2.5  # of four places
+    taken = [rows for rows, columns in passes if columns == 1]
+    assert sum(taken) / len(taken) > 2.5  # of four places
+
+
+def test_a_long_prompt_leaves_no_room_behind(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of the rows goes with their own length, not with that of a long one which has ended."""
+    base, kept = backbone("qwen2"), 0
+    see = slots._Store.see
+
+    def spied(store: slots._Store, rows: int, columns: int) -> None:
+        nonlocal kept
+        if store.store is not None:
+            kept = max(kept, store.store[0].shape[0] * store.store[0].shape[2])
+        see(store, rows, columns)
+
+    monkeypatch.setattr(slots._Store, "see", spied)
+    queries = [Query("long", "word " * 120), *(Query(str(i), f"word {i}") for i in range(64))]
+    respond(queries, base, tmp_path / "r.jsonl", RespondConfig(max_new_tokens=6, batch_size=32, batch_tokens=2048))
+    assert len(texts(tmp_path / "r.jsonl")) == len(queries)
+    assert kept <= 1.5 * 32 * 128  # 128 columns is the least; the long one needs several times that
 
 
 def test_a_million_rows_in_little_memory(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from .sampling import Sampling
 
 _BLOCK = 128
 """Columns by which the store grows."""
+_SPARE = 1.5
+"""A growing store keeps at most so many times the room that its rows need: the columns of one long prompt, gone by now,
+times all the rows that came after it would be far more than `Limits.tokens`."""
 
 
 @dataclass
@@ -267,15 +270,19 @@ class _Store(DynamicLayer):  # type: ignore[misc]
             part[:rows, :, : end - by] = part[:rows, :, by:end].clone()
 
     def _reserve(self, rows: int, columns: int, keys: Tensor, values: Tensor) -> None:
-        """Makes the store large enough; what it holds stays where it is."""
+        """Makes the store large enough; the rows and columns in use stay where they are."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         old = self.store
         if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= columns:
             return
-        most = max(rows, len(old[0]) if old else 0)
-        wide = max(-(-columns // _BLOCK) * _BLOCK, old[0].shape[2] if old else 0)
+        most, wide = rows, -(-columns // _BLOCK) * _BLOCK
+        if old is not None:
+            spare = max(most, old[0].shape[0]), max(wide, old[0].shape[2])
+            if spare[0] * spare[1] <= _SPARE * most * wide:
+                most, wide = spare
         made = [new.new_zeros(most, new.shape[1], wide, new.shape[3]) for new in (keys, values)]
         for part, before in zip(made, old or (), strict=False):
-            part[: len(before), :, : before.shape[2]] = before
+            seen = before[:most, :, :wide]
+            part[: len(seen), :, : seen.shape[2]] = seen
         self.store = (made[0], made[1])

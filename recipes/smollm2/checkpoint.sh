@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# The packaged checkpoint of SmolLM2: it embeds what 12,000 answers of 96 tokens say, and decodes to their first sentences.
+# The packaged checkpoint of SmolLM2: it embeds what 24,869 answers of up to 96 tokens say, and
+# decodes to their first sentences.
 #
 #   recipes/smollm2/checkpoint.sh RESPONSES OUTPUT [STEPS]
 #
-# RESPONSES: rows {id, query, response}, such as responses_96.jsonl.gz beside this file joined with its queries by id.
-# On one free thread in bfloat16 the teacher takes about a quarter of an hour to train, and a step of 16 rows 2.6 s.
-# Run it again after a kill, and it resumes.
+# RESPONSES: rows {id, query, response}: the rows of responses_96.jsonl.gz and responses_96_more.jsonl.gz beside this
+# file, joined with their queries by id. Use a GPU: on an H200 that four processes shared, training the teacher took three
+# minutes and training the tokens two and a half. Run it again after a kill, and it resumes.
 #
-# The package differs in two ways. Its teacher's learning rates were to fall over 150 and 50 steps, and the training was
-# stopped at these 65 and 34, which made a better teacher (docs/teacher.md). Its special tokens and reconstruction maps
-# are older: they were trained on the targets of the untrained, whitened teacher (whiten -t both-directions, train
-# --alignment relative).
+# The package differs in one way: its teacher read only the first 12,000 rows, while the other answers were being written.
 set -euo pipefail
-responses=$1 output=$2 steps=${3:-1300} here=$(dirname "$0")
+responses=$1 output=$2 steps=${3:-400} here=$(dirname "$0")
 mkdir -p "$output"
 first="$output/first.jsonl"
 
@@ -20,8 +18,9 @@ first="$output/first.jsonl"
 [ -f "$output/texts.jsonl" ] || python "$here/training_texts.py" "$responses" "$output/texts.jsonl"
 [ -f "$output/trained-teacher/teacher.json" ] ||
     foresay teacher "$output/texts.jsonl" -m smollm2 -o "$output/trained-teacher" --dtype bfloat16 \
-        --mntp-steps 65 --mntp-batch-size 16 --mntp-max-tokens 64 --mntp-learning-rate 5e-4 \
-        --simcse-steps 34 --simcse-batch-size 32 --simcse-max-tokens 32 --simcse-learning-rate 2e-4
+        --mntp-steps 300 --mntp-batch-size 64 --mntp-max-tokens 96 --mntp-learning-rate 5e-4 \
+        --simcse-steps 250 --simcse-batch-size 128 --simcse-max-tokens 64 --simcse-learning-rate 2e-4 \
+        --micro-batch-tokens 24576
 [ -f "$output/small-teacher/teacher.json" ] ||
     python "$here/smaller_adapter.py" "$output/trained-teacher" "$output/small-teacher" --rank 8
 [ -f "$output/teacher/teacher.json" ] ||
@@ -32,10 +31,10 @@ foresay teach "$responses" -t "$output/teacher" -m smollm2 -o "$output/targets" 
 
 # special tokens and reconstruction maps, from first sentences
 [ -f "$first" ] || python "$here/first_sentences.py" "$responses" "$first"
-foresay teach "$first" -t "$output/teacher" -m smollm2 -o "$output/first-targets" --query-weight 0.5
+foresay teach "$first" -t "$output/teacher" -m smollm2 -o "$output/first-targets" --query-weight 0.5 --max-tokens 96
 foresay train "$first" "$output/first-targets" -m smollm2 -o "$output/trained" --readout mean --dtype bfloat16 \
-    --steps "$steps" --batch-size 16 --learning-rate 4e-4 --token-learning-rate 1e-3 --max-response-tokens 48 \
-    --held-out 128 --select loss
+    --steps "$steps" --batch-size 64 --learning-rate 6e-4 --token-learning-rate 1.5e-3 --max-response-tokens 48 \
+    --held-out 128 --select loss --evaluate-every 200 --micro-batch-tokens 16384
 
 # the alignment map, from the whole answers
 foresay fit "$responses" "$output/targets" --checkpoint "$output/trained" -o "$output/checkpoint" \
