@@ -23,18 +23,27 @@ COMMANDS = list(main.commands)
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    """Invariant 11; processor time, and the least of five, since the machine may be busy."""
+    """Invariant 11: 0.3 s of processor time, or on a slow machine five times what importing click takes there.
+
+    The least of five, since the machine may be busy.
+    """
     code = "import sys; from foresay.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     check = "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy'"
+    least, shown = _quickest(code + check)
+    assert set(COMMANDS) <= set(shown.split())
+    assert least < max(0.3, 5 * _quickest("import click")[0])
+
+
+def _quickest(code: str) -> tuple[float, str]:
+    """Processor time of the quickest of five runs, in seconds, and what the last one printed."""
     times = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
-        assert set(COMMANDS) <= set(done.stdout.split())
-    assert min(times) < 0.3
+    return min(times), done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -113,11 +113,11 @@ def test_any_number_of_tokens(backbone: Get, tmp_path: Path, compression: int) -
 def test_half_precision(
     folder: Callable[[str], Path], tmp_path: Path, family: str, dtype: str, with_backbone: bool
 ) -> None:
-    """A backbone stored in 16 bits opens in 16 bits, without an option, and without an error in the maps."""
+    """A checkpoint made in 16 bits opens in 16 bits, without an option, and without an error in the maps."""
     shutil.copytree(folder(family), tmp_path / "backbone")
     stored = AutoModelForCausalLM.from_pretrained(folder(family), dtype=dtype)
     stored.save_pretrained(tmp_path / "backbone")
-    model = make(Backbone.load(str(tmp_path / "backbone"), device="cpu"))
+    model = make(Backbone.load(str(tmp_path / "backbone"), device="cpu", dtype=dtype))
     opened = plain(write(tmp_path / "checkpoint", model, with_backbone=with_backbone))
     assert opened.dtype == model.backbone.dtype == getattr(torch, dtype)
     found, expected = opened.encode(TEXTS), ours(model)

@@ -96,6 +96,7 @@ def test_a_backbone_of_ones_own_texts(tmp_path: Path, monkeypatch: pytest.Monkey
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     base = Backbone.load(str(tmp_path / "whole"), device="cpu")
-    assert base.dtype == torch.bfloat16 and base.templates and base.tokenize(["<|im_end|>"])[0] != [base.end_id]
+    assert {weight.dtype for weight in whole.values()} == {torch.bfloat16}
+    assert base.templates and base.tokenize(["<|im_end|>"])[0] != [base.end_id]
     assert base.embedding.num_embeddings - len(base.tokenizer) == recipe_module.SPARE
     assert Encoder(Model(base, thought=0, compression=2, dim=8)).encode(SENTENCES).shape == (6, 8)
