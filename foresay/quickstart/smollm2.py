@@ -37,7 +37,7 @@ PAIRS = 300
 """Questions with their answers from which the whitening is estimated."""
 WHITEN = WhitenConfig(max_tokens=LONGEST)
 TEACH = TeachConfig(query_weight=0.5, max_tokens=LONGEST)
-FIT = FitConfig(readout="mean", reconstruct="one", held_out=86, dtype="bfloat16")
+FIT = FitConfig(readout="mean", reconstruct="one", held_out=86)
 """With a thousand queries the published readout, one map, does best on this model (docs/results.md)."""
 
 _FAREWELL = """
@@ -66,7 +66,7 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
         BackboneError: if the wheel with the model is not installed.
     """
     console = Console()
-    backbone = Backbone.load("smollm2", device=device, dtype="bfloat16")
+    backbone = Backbone.load("smollm2", device=device)
     output.mkdir(parents=True, exist_ok=True)
     console.print(f"[bold]Foresay[/bold] on SmolLM2-135M-Instruct; everything goes to {output}/\n")
     responses = output / "responses.jsonl"
@@ -92,7 +92,7 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
                 progress(event.rows, event.total, "")
 
         encoder = fit(Pairs.load(responses, output / "targets"), backbone, output / "checkpoint", FIT, report)
-    console.print("5  Questions it never saw; last the packaged checkpoint, which 12,000 answers made.")
+    console.print("5  Questions it never saw; last the packaged checkpoint, which 24,900 answers made.")
     packaged = Encoder.from_pretrained("smollm2", backbone=backbone)
     shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
     compared = _rows(encoder, packaged, teacher, shelf, harm)
