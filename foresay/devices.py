@@ -46,7 +46,7 @@ def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this CPU has no arithmetic for a dtype of 16 bits, so that float32 is faster.
 
     On an AVX2 machine a product of matrices takes 5.7 times as long in bfloat16 as in float32, and 4.6 times in
-    float16. With AVX-512, torch computes bfloat16 by its means even where the instructions for it are missing.
+    float16. On AVX-512, torch has other kernels for bfloat16 where the CPU lacks its instructions.
     """
     kind = {torch.bfloat16: ("bf16", "avx512_bw"), torch.float16: ("fp16",)}.get(dtype)
     if kind is None or device.type != "cpu":
