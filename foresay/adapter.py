@@ -46,7 +46,7 @@ class Adapter(nn.Module):
         decoder: Any = copy.deepcopy(inner, shared)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which nothing here draws from
             LoraModel(decoder, {"default": config}, "default")
         own = [(name, weight) for name, weight in decoder.named_parameters() if "lora_" in name]
         for _, weight in own:

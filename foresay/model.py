@@ -71,7 +71,7 @@ class Model(Maps):
         """
         layers = int(backbone.text_config.num_hidden_layers)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which nothing here draws from
             special_tokens = _like_rows_of(backbone.embedding.weight, thought + compression)
             super().__init__(
                 MapShape(backbone.hidden_size, compression, dim, layers),

@@ -16,6 +16,7 @@ from foresay.backbone import Backbone
 from foresay.engines.prompts import Prompter
 from foresay.training.closed_form import PENALTIES
 from smollm2_methods import Fitted, Taught
+from smollm2_refusals import Asked
 from smollm2_sets import LabelledSet, average_precision, bm25, mean, ndcg, safety, spearman, unit
 from smollm2_tables import BASE, Found, difference, gain, table
 
@@ -128,3 +129,18 @@ def test_likelihood_is_the_models_own(backbone: Callable[[str], Backbone]) -> No
     labels = torch.tensor([[-100] * len(prompt) + answer])
     loss = llm.model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
     assert sources.likelihood(llm, ["why\0because it rains"])[0, 0] == pytest.approx(-float(loss), rel=1e-4)
+
+
+def test_the_wish_to_refuse(backbone: Callable[[str], Backbone]) -> None:
+    """What comes before every request is read once and changes nothing: likelihoods are those of `generate`."""
+    model = backbone("smollm")
+    asked = Asked(model, "Be kind.", [("Why?", "Because.")])
+    whole = asked.ids("What does frugal mean?")
+    assert whole[: len(asked.shared)] == asked.shared and len(asked.shared) > 10
+    how = {"max_new_tokens": 3, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    answer = model.model.generate(torch.tensor([whole]), **how)
+    likely = sum(scores[0].log_softmax(-1).max().item() for scores in answer.scores)
+    said = answer.sequences[0, len(whole) :].tolist()
+    wish, likeliest = asked.wish("What does frugal mean?", said)
+    assert wish == pytest.approx(likely, abs=1e-4) and likeliest
+    assert not asked.wish("What does frugal mean?", [*said[:2], (said[2] + 1) % len(model.tokenizer)])[1]

@@ -52,6 +52,7 @@ def test_stored_items_decode_without_their_text(backbone: Get, tmp_path: Path) -
     (tmp_path / "texts.jsonl").unlink()
     file = tmp_path / "vectors.soft_prompts.npy"
     assert isinstance(SoftPrompts.open(file, encoder.model).array, np.memmap)
+    files = sorted(path.name for path in tmp_path.glob("vectors.*"))
     how = ["--soft-prompts", file, "--max-new-tokens", 8, *here]
     expected = encoder.decode(SENTENCES, max_new_tokens=8)
     printed = [json.loads(line) for line in run("decode", checkpoint, *how, "--json").splitlines()]
@@ -65,7 +66,10 @@ def test_stored_items_decode_without_their_text(backbone: Get, tmp_path: Path) -
     assert "not both" in run("decode", checkpoint, "--text", "x", *how, code=1)
     assert "add --soft-prompts FILE" in run("decode", checkpoint, "--text", "x", "--row", 1, code=1)
     assert "add -o FILE.npy" in run("encode", checkpoint, "--text", "x", "--keep-soft-prompts", code=1)
-    run("encode", checkpoint, "--text", "long " * 2000, "-o", vectors, "--no-cut", *here, code=1)
+    too_long = ["encode", checkpoint, "--text", "long " * 2000, "-o", vectors, "--no-cut", *here]
+    run(*too_long, code=1)
+    run(*too_long, "--keep-soft-prompts", code=1)
+    assert sorted(path.name for path in tmp_path.glob("vectors.*")) == files
     assert run("decode", checkpoint, *how, "--row", 3).split() == expected[3].split()  # a call that fails takes nothing
     run("encode", checkpoint, "--text", "x", "-o", vectors, *here)  # the soft prompts of other texts do not stay
     assert "there are no soft prompts" in run("decode", checkpoint, *how, code=1)
@@ -77,11 +81,11 @@ def test_files_that_are_not_theirs(backbone: Get, tmp_path: Path) -> None:
     encoder = make(backbone("qwen3"))
     with pytest.raises(DataError, match="there are no soft prompts in"):
         SoftPrompts.open(path, encoder.model)
-    kept = SoftPrompts.create(path, encoder.model, ["a", "b"])
-    with pytest.raises(DataError, match="is unfinished; repeat foresay encode"):
-        SoftPrompts.open(path, encoder.model)
-    kept.array[:] = encoder.soft_prompts(SENTENCES[:2])
-    kept.close()
+    with SoftPrompts.creating(path, encoder.model, ["a", "b"]) as kept:
+        kept.array[:] = encoder.soft_prompts(SENTENCES[:2])
+    with pytest.raises(KeyError), SoftPrompts.creating(path, encoder.model, ["c"]) as lost:
+        raise KeyError(lost.manifest.ids[0])
+    assert SoftPrompts.open(path, encoder.model).manifest.ids == ["a", "b"]  # an error takes nothing
     np.testing.assert_allclose(
         SoftPrompts.open(path, encoder.model).rows([1])[0], encoder.soft_prompts(SENTENCES[1]), atol=1e-5
     )
@@ -90,6 +94,11 @@ def test_files_that_are_not_theirs(backbone: Get, tmp_path: Path) -> None:
     wider = Model(backbone("qwen3"), thought=0, compression=5, dim=8)
     with pytest.raises(InputError, match="theirs are 3 × 32, its own 5 × 32"):
         SoftPrompts.open(path, wider)
+    manifest = (tmp_path / "kept.json").read_text()
+    (tmp_path / "kept.json").unlink()
+    with pytest.raises(DataError, match="is unfinished; repeat foresay encode"):
+        SoftPrompts.open(path, encoder.model)
+    (tmp_path / "kept.json").write_text(manifest)
     np.save(path, np.zeros((2, 3, 32), np.int64))
     with pytest.raises(DataError, match=r"holds int64 \(2, 3, 32\), its manifest says float32"):
         SoftPrompts.open(path, encoder.model)

@@ -1,6 +1,6 @@
 """Texts to embeddings."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +93,9 @@ def encode(
             _print(ids, embed(wanted, **how))
             return
         check_space(output.parent, len(wanted) * (truncate_dim or encoder.dim) * 4)
-        stored = _store(encoder, output, ids, kind) if keep_soft_prompts else None
-        vectors = embed(wanted, **how, soft_prompts=None if stored is None else stored.array)
-        names = _write(output, ids, vectors, keeps_soft_prompts=stored is not None)
-        if stored is not None:
-            stored.close()
+        with _store(encoder, output, ids, kind) if keep_soft_prompts else nullcontext() as stored:
+            vectors = embed(wanted, **how, soft_prompts=None if stored is None else stored.array)
+        names = _write(output, ids, vectors, keeps_soft_prompts=keep_soft_prompts)
     click.echo(f"{output}: {len(vectors)} embeddings of width {vectors.shape[1]}; their ids are in {names}")
 
 
@@ -188,8 +186,8 @@ def _beside(output: Path, kind: str) -> Path:
     return output.with_name(f"{output.stem}.{kind}")
 
 
-def _store(encoder: "Encoder", output: Path, ids: list[str], kind: str) -> "SoftPrompts":
-    """A file beside the vectors for their soft prompts."""
+def _store(encoder: "Encoder", output: Path, ids: list[str], kind: str) -> AbstractContextManager["SoftPrompts"]:
+    """A file beside the vectors for their soft prompts, to be filled."""
     from ..reading.stored import SoftPrompts
 
     if kind == "document" and encoder.document_teacher is not None:
@@ -201,4 +199,4 @@ def _store(encoder: "Encoder", output: Path, ids: list[str], kind: str) -> "Soft
         raise InputError(
             "--keep-soft-prompts: this checkpoint was made without the reconstruction loss and cannot decode"
         )
-    return SoftPrompts.create(_beside(output, "soft_prompts.npy"), encoder.model, ids)
+    return SoftPrompts.creating(_beside(output, "soft_prompts.npy"), encoder.model, ids)

@@ -19,6 +19,7 @@ from ..data.responses import Response
 from ..encoder import Array, Encoder
 from ..evaluation import PerQuery, Task, interval, ndcg, safety
 from ..files import write_json
+from ..outputs import replacing
 
 EXAMPLE = Path(__file__).parents[1] / "packaged" / "example"
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -117,7 +118,8 @@ def _plot(rows: Sequence[Scored], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
     panels[0].set_yticks(places, [row.name for row in rows])
-    figure.savefig(path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
 def refusals(responses: Sequence[Response]) -> str:

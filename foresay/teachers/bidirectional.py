@@ -75,7 +75,7 @@ class Bidirectional:
         """Adds a trainable adapter on every linear layer; it changes nothing before it is trained."""
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which nothing here draws from
             self._inject(config)
         for weight in self.trained().values():
             weight.requires_grad_(True)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..outputs import replacing
 from .metrics import ALIGNMENT_UNITS, HELD_OUT, LOSSES, held_out
 
 _COLOURS = {
@@ -51,7 +52,8 @@ def draw_curves(metrics: Path, picture: Path, alignment: str = "mse") -> None:
         panel.set_xlabel("step")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.2)
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def _draw_loss(panel: Any, rows: list[dict[str, Any]], name: str, unit: str) -> None:  # noqa: ANN401 - matplotlib's
