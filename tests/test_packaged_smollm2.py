@@ -98,7 +98,7 @@ def test_the_quickstart_searches_among_passages_as_each_teacher_embeds_them(
     whitening = Whitening(np.zeros(other.dim, np.float32), np.eye(other.dim, dtype=np.float32))
     passages = ["A fever, then a rash.", "A country."]
     task = Task("t", ["What is measles?"], passages, np.eye(1, 2), np.zeros(1, bool), np.zeros(2, bool))
-    *ours, last = _rows(packaged, packaged, WhitenedTeacher(other, whitening, "made"), task, task)
+    *ours, last = _rows(packaged, packaged, WhitenedTeacher(other, whitening, "made"), task)
     expected = packaged.encode_document(task.documents)
-    np.testing.assert_allclose(unit(last.shelf_passages), unit(expected), atol=0.05)
-    assert all(np.abs(unit(row.shelf_passages) - unit(expected)).max() > 0.1 for row in ours)
+    np.testing.assert_allclose(unit(last.shelf.passages), unit(expected), atol=0.05)
+    assert all(np.abs(unit(row.shelf.passages) - unit(expected)).max() > 0.1 for row in ours)

