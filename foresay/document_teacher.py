@@ -8,7 +8,7 @@ is not safe to share, so one thread embeds at a time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,6 +54,14 @@ class DocumentSide:
         """Loads nothing yet; `teacher` is one that is loaded already."""
         self.wanted, self.model = wanted, model
         self._teacher, self._lock = teacher, RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock, which cannot be copied or sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With a lock of its own."""
+        self.__dict__.update(state, _lock=RLock())
 
     def share(self, other: "DocumentSide") -> None:
         """Takes the teacher that another side has in memory, if it is the same one."""

@@ -61,6 +61,10 @@ class Tokenizing:
     model: PreTrainedModel
     name: str
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tokenizer for user text: a pickled one forgets to read control tokens as text."""
+        return {name: value for name, value in self.__dict__.items() if name != "text_tokenizer"}
+
     @cached_property
     def text_tokenizer(self) -> Tokenizer:
         """The tokenizer for user text: no token that the chat template or the model uses for control.

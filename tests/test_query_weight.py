@@ -1,5 +1,7 @@
 """The query's own part as a part of a checkpoint: on disk, in its card, in the plain library, and set afterwards."""
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +113,20 @@ def test_one_language_model_serves_both_passes(backbone: Get, tmp_path: Path) ->
     assert isinstance(teacher, WhitenedTeacher)
     theirs = [weight.data_ptr() for weight in teacher.inner.reader.model.parameters()]  # type: ignore[attr-defined]
     assert theirs and set(theirs) <= mine
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])  # noqa: S301
+def test_copied_and_sent(backbone: Get, tmp_path: Path, copied: Callable[[Encoder], Encoder]) -> None:
+    """A copy, or what another process unpickles, embeds the same with weights of its own; teacher and adapter too."""
+    base = backbone("qwen3")
+    encoder = fitted(tmp_path / "c", base, taught("llm2vec", base, tmp_path), inference_query_weight=WEIGHT)
+    encoder = Encoder.from_pretrained(tmp_path / "c", device="cpu")
+    expected = encoder.encode_query(TEXTS), encoder.encode_document(TEXTS)
+    other = copied(encoder)
+    for weight in encoder.model.backbone.model.parameters():
+        weight.data.zero_()
+    np.testing.assert_array_equal(other.encode_query(TEXTS), expected[0])
+    np.testing.assert_array_equal(other.encode_document(TEXTS), expected[1])
 
 
 def test_set_afterwards(backbone: Get, tmp_path: Path) -> None:

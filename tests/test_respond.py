@@ -287,6 +287,17 @@ def test_several_responses_to_a_query(backbone: Get, tmp_path: Path) -> None:
         RespondConfig(responses_per_query=2)
 
 
+@pytest.mark.parametrize("ids", [("repo#1", "repo"), ("repo", "repo#1")])
+def test_ids_that_look_like_further_responses(tmp_path: Path, ids: tuple[str, str]) -> None:
+    """A response never stands under the id of another query."""
+    path, queries = tmp_path / "r.jsonl", [Query(id, f"about {id}") for id in ids]
+    assert respond(queries, Echo(), path).written == 2
+    several = RespondConfig(temperature=1, responses_per_query=2)
+    with pytest.raises(DataError, match="'repo#1' is the id of a query, and of a further response to 'repo'; rename"):
+        respond(queries, Echo(), tmp_path / "s.jsonl", several)
+    assert not (tmp_path / "s.jsonl").read_bytes()
+
+
 def test_repeated_texts_are_answered_once(tmp_path: Path) -> None:
     """Each id gets its row; the engine is asked once a text and sample, in this run and in later ones."""
     engine, path = Echo(), tmp_path / "r.jsonl"
@@ -407,6 +418,33 @@ def test_rejects(backbone: Get, tmp_path: Path) -> None:
     assert "tokens; the limit is 50" in side[2]["reason"] and '"id": "long"' in side[2]["row"]
     source.write_text('{"query": "fine"}\n{"id": "long", "query": "short"}\n')
     assert respond(read_queries(source), base, path, config).written == 1
+
+
+def test_rejects_under_ids_that_are_numbers(tmp_path: Path) -> None:
+    """As they were read: an id that is no string, a query that is null or a list; they leave when they are answered."""
+    source, path = tmp_path / "q.jsonl", tmp_path / "r.jsonl"
+    source.write_text(
+        '{"id": 1, "query": "a"}\n{"id": 2, "query": " "}\n{"id": 1, "query": null}\n{"id": 3, "query": []}\n'
+    )
+    for _ in range(2):
+        assert respond(read_queries(source), Echo(), path).rejected == 3
+    source.write_text('{"id": 2, "query": "b"}\n{"id": 4, "query": "c"}\n')
+    assert respond(read_queries(source), Echo(), path).written == 2
+    side = tmp_path / "r.rejected.jsonl"
+    side.write_text(json.dumps({"row": '{"id": 4, "query": "c"}', "reason": "it was bad", "line": None}) + "\n")
+    respond(read_queries(source), Echo(), path)
+    assert not side.exists()
+
+
+def test_bare_texts(tmp_path: Path) -> None:
+    """As `read_queries` reads them from a file; anything else is refused, not passed over."""
+    source = tmp_path / "q.txt"
+    source.write_text("one\ntwo\n")
+    respond(read_queries(source), Echo(), tmp_path / "file.jsonl")
+    assert respond(["one", "two", " "], Echo(), str(tmp_path / "bare.jsonl")).rejected == 1
+    assert (tmp_path / "bare.jsonl").read_bytes() == (tmp_path / "file.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"a query is \('id', 'one'\); expected a string, or a Query"):
+        respond([("id", "one")], Echo(), tmp_path / "x.jsonl")  # type: ignore[list-item]
 
 
 def test_empty_responses(backbone: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,34 @@ def test_finds_partner() -> None:
     assert finds_partner(left, right) == pytest.approx((1 + 0.5) / 2)
     many = np.random.default_rng(0).normal(size=(1500, 4)).astype(np.float32)
     assert finds_partner(many, many) == 1.0
+    alike = np.ones((20, 4), np.float32)
+    assert finds_partner(alike, alike) == pytest.approx(1 / 10.5)  # the mean of the ranks 1 to 20
+
+
+def test_pairs_or_plain_texts(tmp_path: Path) -> None:
+    """Lists of two, as JSON has them, are pairs; what is neither is refused, not taken for its spelling."""
+    teacher = load_teacher("nano-teacher", device="cpu")
+    pairs = [(f"what is {n}", f"it is number {n}") for n in range(12)]
+    given: list[Any] = [list(pair) for pair in pairs]
+    made = [whiten(teacher, texts, tmp_path / "t", WhitenConfig())[0] for texts in (pairs, given)]
+    assert made[0].whitening.fingerprint() == made[1].whitening.fingerprint()
+    odds: list[list[Any]] = [[*pairs, "plain"], ["plain", *given], [("a", "b", "c")], [("a", None)], [1]]
+    for odd in odds:
+        with pytest.raises(InputError, match="expected strings alone, or pairs of strings alone"):
+            whiten(teacher, odd, tmp_path / "t")
+
+
+def test_an_index_with_odd_vectors() -> None:
+    """NaN, complex numbers: neither comes out as a vector."""
+    inner = load_teacher("nano-teacher", device="cpu")
+    whitening = Whitening(np.zeros(inner.dim, np.float32), np.eye(inner.dim, dtype=np.float32))
+    teacher = WhitenedTeacher(inner, whitening, "w")
+    vectors = np.zeros((3, inner.dim), np.float32)
+    with pytest.raises(InputError, match="are complex64; expected real numbers"):
+        whiten_index(teacher, vectors.astype(np.complex64))
+    vectors[1, 0] = np.nan
+    with pytest.raises(InputError, match="1 vectors are not finite, the first in row 1"):
+        whiten_index(teacher, vectors)
 
 
 def test_halves() -> None:

@@ -115,6 +115,8 @@ def whiten_index(vectors: Path, teacher: str, output: Path, backbone: str | None
 
     try:
         before = np.load(vectors, allow_pickle=False)
+        if not isinstance(before, np.ndarray):
+            raise ValueError("it is an archive of several")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(
             f"{vectors} is no array of numpy ({error}); expected vectors (texts, width) in a .npy"

@@ -49,12 +49,13 @@ class Pairs:
             raise InputError(f"{len(self.queries)} pairs; training needs at least 2")
 
     @classmethod
-    def load(cls, responses: Path, targets: Path) -> "Pairs":
+    def load(cls, responses: str | Path, targets: str | Path) -> "Pairs":
         """Reads what `respond` and `teach` wrote, joined by id.
 
         Raises:
             DataError: if a file is missing or unfinished, or the targets are of other responses.
         """
+        responses, targets = Path(responses), Path(targets)
         rows, taught = read_responses(responses), Targets.load(targets, responses)
         made = taught.manifest
         kept = ("teacher", "revision", "max_tokens", "query_weight", "of", "average")

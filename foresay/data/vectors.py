@@ -8,6 +8,7 @@ vectors that went through the same ranges: those of the first shard, also in lat
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,10 @@ from ..outputs import check_own, check_space, replacing, writing
 from .queries import Query
 from .seen import content_id
 
+logger = logging.getLogger(__name__)
+
+_ENOUGH = 100
+"""Vectors whose extremes say how far other vectors go."""
 MANIFEST, RANGES, REJECTED = "manifest.json", "ranges.npy", "rejected.jsonl"
 
 
@@ -151,6 +156,14 @@ class VectorFolder:
         ranges = None
         if self.precision.endswith("int8"):
             if self.needs_ranges:
+                if len(vectors) < _ENOUGH:
+                    logger.warning(
+                        "%s takes the range of each axis from the first %d vectors, and cuts off what lies beyond it "
+                        "in later ones; %d or more in the first shard make good ranges (--shard-rows)",
+                        self.precision,
+                        len(vectors),
+                        _ENOUGH,
+                    )
                 with replacing(self.folder / RANGES) as part, part.open("wb") as file:
                     np.save(file, np.stack([vectors.min(axis=0), vectors.max(axis=0)]))
             ranges = np.load(self.folder / RANGES)

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from .. import __version__
 from ..backbone import Backbone
 from ..config import RespondConfig
+from ..data.formats import printable
 from ..data.likeness import reservoir, warn_of_texts
-from ..data.queries import Progress, Query, Reject, content_id
+from ..data.queries import Progress, Query, Reject, content_id, problem_of
 from ..data.rejects import Rejects, row_of
 from ..data.responses import Response, problem_of_response, stream_responses
 from ..data.seen import Seen
@@ -55,16 +56,17 @@ class Summary:
 
 
 def respond(
-    queries: Iterable[Query | Reject],
+    queries: Iterable[Query | Reject | str],
     engine: Engine | Backbone,
-    output: Path,
+    output: str | Path,
     config: RespondConfig | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Writes the response to each query; run again after a kill, it resumes.
 
     Args:
-        queries: each id once, as `read_queries` yields them; rejects among them go to the side file. Read as a stream.
+        queries: each id once, as `read_queries` yields them, or bare texts, whose ids then are hashes; rejects among
+            them go to the side file. Read as a stream.
         engine: who answers; a backbone answers by the transformers library.
         output: JSON lines of `Response`, appended to and synced as rows end.
         config: lengths, sampling and batches.
@@ -73,9 +75,9 @@ def respond(
     Raises:
         DataError: if the file was made otherwise (another backbone or option), holds another text under an
             id, is damaged, cannot be written, or is being written by another process.
-        InputError: if the longest response leaves no room for a query.
+        InputError: if the longest response leaves no room for a query, or something else is among the queries.
     """
-    config = config or RespondConfig()
+    config, output = config or RespondConfig(), Path(output)
     if output.suffix != ENDING:
         raise InputError(f"-o {output} does not end in {ENDING}, as responses do; try {output}{ENDING}")
     engine = TransformersEngine(engine, config) if isinstance(engine, Backbone) else engine
@@ -83,7 +85,7 @@ def respond(
     with Journal(output) as journal:
         _claim(journal, manifest(engine, config))
         run = _Run(engine, journal, config)
-        for chunk in _chunks(queries, engine.window):
+        for chunk in _chunks(map(_as_query, queries), engine.window):
             for _ in run.answer(run.plan(chunk)):
                 if progress:
                     progress(run.seen, total, engine.speed())
@@ -121,7 +123,7 @@ class _Run:
 
     def __init__(self, engine: Engine, journal: Journal, config: RespondConfig) -> None:
         self.engine, self.journal, self.config = engine, journal, config
-        self.done, self.texts = Seen(), Seen()
+        self.done, self.texts, self.ids = Seen(), Seen(), Seen()
         for _, offset, row in journal.places():
             self._note(_checked(row, journal.path), offset)
         self.rejects = Rejects(beside(journal.path, "rejected.jsonl"), retry=config.retry_rejected)
@@ -184,6 +186,11 @@ class _Run:
         missing = []
         for id, sample in rows:
             digest = content_id(query.text)
+            if len(rows) > 1 and self.ids.setdefault(id, owner := content_id(query.id)) != owner:
+                raise DataError(
+                    f"{id!r} is the id of a query, and of a further response to {id.rpartition('#')[0]!r}; "
+                    "rename that query, or leave out --responses-per-query"
+                )
             if self.done.get(id) not in (None, digest):
                 raise DataError(
                     f"{self.journal.path} answers another text under the id {id!r}: the queries have changed; "
@@ -230,9 +237,19 @@ class _Run:
     def _is_done(self, row: str) -> bool:
         try:
             found = json.loads(row)
-            return found["id"] in self.done and self.done.get(found["id"]) == content_id(found["query"])
+            id, query = str(found["id"]), found["query"]
         except (ValueError, KeyError, TypeError):
             return False
+        return problem_of(query, "query") is None and self.done.get(id) == content_id(query)
+
+
+def _as_query(item: Query | Reject | str) -> Query | Reject:
+    if isinstance(item, str):
+        reason = problem_of(item, "the text")
+        return Reject(printable({"query": item}), reason) if reason else Query(content_id(item), item)
+    if not isinstance(item, Query | Reject):
+        raise InputError(f"a query is {item!r:.80}; expected a string, or a Query, as read_queries yields them")
+    return item
 
 
 def _key(text: str, sample: int) -> str:

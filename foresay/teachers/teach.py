@@ -35,9 +35,9 @@ class Taught:
 
 
 def teach(
-    responses: Path,
+    responses: str | Path,
     teacher: Teacher,
-    output: Path,
+    output: str | Path,
     progress: Progress | None = None,
     *,
     query_weight: float = 0.0,
@@ -60,6 +60,7 @@ def teach(
         DataError: if the folder was made from something else, a text has changed under its id, the disk has no room,
             or a vector is not finite.
     """
+    responses, output = Path(responses), Path(output)
     own = query_weight if of == "response" else 0.0
     made = Manifest(
         teacher=teacher.name,

@@ -49,8 +49,8 @@ def whiten(
         config: options.
 
     Raises:
-        InputError: if there are too few texts, more axes are asked for than there are, or something that is no whitened
-            teacher is in `output`.
+        InputError: if there are too few texts, or other values among them; if more axes are asked for than there are;
+            or if something that is no whitened teacher is in `output`.
         DataError: if nothing can be written there.
     """
     config, output = config or WhitenConfig(), Path(output).resolve()
@@ -63,11 +63,22 @@ def _whiten(
     teacher: Teacher, texts: Sequence[str] | Sequence[tuple[str, str]], output: Path, config: WhitenConfig
 ) -> tuple[WhitenedTeacher, Choice]:
     inner = teacher.inner if isinstance(teacher, WhitenedTeacher) else teacher
-    pairs = [text for text in texts if isinstance(text, tuple)] or halves([str(text) for text in texts])
+    pairs = _pairs(texts)
     left, right = (inner.embed([pair[side] for pair in pairs]) for side in (0, 1))
     strength = None if config.strength < 0 else config.strength
     whitening, choice = choose_whitening(left, right, axes=config.axes or None, strength=strength, seed=config.seed)
     return save_whitened(output, inner, whitening, choice), choice
+
+
+def _pairs(texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs, or the halves of plain texts."""
+    plain = [text for text in texts if isinstance(text, str)]
+    if plain and len(plain) == len(texts):
+        return halves(plain)
+    for text in texts:
+        if not isinstance(text, tuple | list) or len(text) != 2 or not all(isinstance(side, str) for side in text):
+            raise InputError(f"among the texts is {text!r:.80}; expected strings alone, or pairs of strings alone")
+    return [(text[0], text[1]) for text in texts]
 
 
 def closed_form_teacher(
@@ -124,7 +135,7 @@ def whiten_index(teacher: Teacher, vectors: Vectors) -> Vectors:
         vectors: (texts, dim) of the teacher below.
 
     Raises:
-        InputError: if the teacher is not whitened, or the vectors are of another width.
+        InputError: if the teacher is not whitened, or the vectors are of another width, no real numbers, or not finite.
     """
     if not isinstance(teacher, WhitenedTeacher):
         raise InputError(
@@ -135,6 +146,11 @@ def whiten_index(teacher: Teacher, vectors: Vectors) -> Vectors:
         raise InputError(
             f"the vectors have shape {vectors.shape}; expected (texts, {width}), as {teacher.inner.name} makes them"
         )
+    if vectors.dtype.kind not in "fiu":
+        raise InputError(f"the vectors are {vectors.dtype}; expected real numbers")
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise InputError(f"{len(broken)} vectors are not finite, the first in row {broken[0]}; embed those texts anew")
     return teacher.whitening(np.asarray(vectors, np.float32))
 
 

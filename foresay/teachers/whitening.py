@@ -27,6 +27,8 @@ SHARES_OF_AXES = (0.125, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of an axis's standard deviation to divide by: 0 turns and centres, 1 whitens."""
 _HELD_OUT = 0.3
+_TIE = 1e-6
+"""Cosines that differ by less are the same: products of a block are not summed in the order of a single one."""
 _AT_ONCE = 1024
 
 
@@ -145,13 +147,17 @@ def choose_whitening(
 
 
 def finds_partner(left: Vectors, right: Vectors) -> float:
-    """Mean reciprocal rank of each left vector's own right one among all right ones, by cosine."""
+    """Mean reciprocal rank of each left vector's own right one among all right ones, by cosine.
+
+    Ranks of a tie are their mean, so that vectors that are all alike find nothing.
+    """
     a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (left, right))
     own = (a * b).sum(axis=1)
-    ranks = [
-        1 + ((a[at : at + _AT_ONCE] @ b.T) > own[at : at + _AT_ONCE, None] + 1e-6).sum(axis=1)
-        for at in range(0, len(a), _AT_ONCE)
-    ]
+    ranks = []
+    for at in range(0, len(a), _AT_ONCE):
+        ahead = a[at : at + _AT_ONCE] @ b.T - own[at : at + _AT_ONCE, None]
+        ties = (np.abs(ahead) <= _TIE).sum(axis=1) - 1  # itself is one
+        ranks.append(1 + (ahead > _TIE).sum(axis=1) + ties / 2)
     return float((1 / np.concatenate(ranks)).mean())
 
 

@@ -106,6 +106,13 @@ class _Training(RunInFolder):
         self.encoder.decodes = config.reconstruction_weight > 0
         self.model = self.encoder.model
         self.rows, self.held = pairs.split(config)
+        if config.batch_size > len(self.rows):
+            logger.warning(
+                "a batch of %d rows holds some of the %d rows to learn from more than once; a smaller --batch-size "
+                "costs less for the same",
+                config.batch_size,
+                len(self.rows),
+            )
         self.variance = variance_of(pairs.targets, self.rows) if config.alignment != "mse" else 1.0
         self.optimizer = Optimizer(dict(self.model.named_parameters()), self._peaks(), config.weight_decay)
         self.schedule = schedule(config)
