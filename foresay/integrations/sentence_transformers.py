@@ -19,6 +19,9 @@ from ..errors import InputError
 def as_sentence_transformer(encoder: Encoder) -> SentenceTransformer:
     """The encoder as a SentenceTransformer, with its prompts; same vectors.
 
+    If a teacher embeds the documents, a bare `encode` raises an InputError that asks for a task, as the checkpoint's
+    folder does in that library: documents embedded as queries would be found by nobody.
+
     It is for embedding only: saving and training it is the business of `checkpoint` and `train`.
     """
     device = str(encoder.model.backbone.device)
@@ -43,8 +46,13 @@ class _Module(InputModule):  # type: ignore[misc] # the library's classes are un
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401
         """Adds `sentence_embedding` (batch, dim)."""
-        texts = features["texts"]
-        if features["task"] == "document" and self.encoder.document_teacher:
+        texts, task = features["texts"], features["task"]
+        if task not in ("query", "document") and self.encoder.document_teacher:
+            raise InputError(
+                f"{self.encoder.document_teacher.name} embeds this checkpoint's documents, so say what these are: "
+                'encode_query, encode_document, or encode with task="query" or task="document"'
+            )
+        if task == "document" and self.encoder.document_teacher:
             vectors = self.encoder.encode_document(texts)
         else:
             vectors = self.encoder.encode(texts, prompt=features["prompt"])
