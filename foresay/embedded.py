@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class Ask:
             raise InputError(f"on_cut is {self.on_cut!r}; expected 'warn', 'error' or 'ignore'")
         for name in ("batch_size", "batch_tokens"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise InputError(f"{name} is {value!r}; expected a whole number of 1 or more")
 
     def handle_cut(self, cut: Sequence[int], texts: int, limit: int) -> None:

@@ -174,8 +174,14 @@ class EncodeMethods:
 
     @staticmethod
     def similarity(left: Array, right: Array) -> Array:
-        """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right)."""
+        """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right).
+
+        Raises:
+            InputError: if their widths differ.
+        """
         a, b = (unit(np.atleast_2d(np.asarray(side, np.float32))) for side in (left, right))
+        if a.shape[-1] != b.shape[-1]:
+            raise InputError(f"embeddings of widths {a.shape[-1]} and {b.shape[-1]}; expected vectors of one space")
         return np.asarray(a @ b.T)
 
     @staticmethod

@@ -9,6 +9,7 @@ import torch
 
 from foresay.backbone import Backbone
 from foresay.config import DecodeConfig
+from foresay.embedded import Ask
 from foresay.encoder import Encoder
 from foresay.errors import BackboneError, ForesayError, InputError
 from foresay.model import Model
@@ -149,3 +150,6 @@ def test_similarity() -> None:
     left, right = np.array([[3.0, 0.0], [0.0, 0.0]], np.float32), np.array([0.0, 2.0], np.float32)
     assert Encoder.similarity(left, right).tolist() == [[0.0], [0.0]]
     assert Encoder.similarity(left[0], left[0]).tolist() == [[1.0]]
+    with pytest.raises(InputError, match="widths 2 and 3; expected vectors of one space"):
+        Encoder.similarity(left, np.ones((1, 3), np.float32))
+    assert Ask(batch_size=np.int64(2)).batch_size == 2  # type: ignore[arg-type]
