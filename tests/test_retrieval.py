@@ -190,12 +190,14 @@ def test_vectors_that_are_not_finite(encoder: Encoder, tmp_path: Path, monkeypat
 
 
 def test_reading_documents(tmp_path: Path) -> None:
-    """Other columns are metadata; a row without text is passed on; two texts under an id are refused."""
+    """Other columns are metadata, and a title begins the text; a row without text is passed on."""
     path = tmp_path / "documents.jsonl"
     rows = [{"_id": 7, "text": "a", "title": "t", "none": None}, {"id": "b"}, {"text": "c"}]
     path.write_text("\n".join(map(json.dumps, rows)))
     first, second, third = read_documents(path)
-    assert first == Document("7", "a", {"title": "t"})
+    assert first == Document("7", "t a", {"title": "t"})
+    assert next(read_documents(path, titles=False)) == Document("7", "a", {"title": "t"})
+    assert next(read_documents(path, column="title")) == Document("7", "t", {"text": "a"})
     assert isinstance(second, Reject) and second.line == 2 and "missing" in second.reason
     assert isinstance(third, Document) and len(third.id) == 16
     path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')

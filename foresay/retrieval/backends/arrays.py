@@ -153,7 +153,8 @@ class NpyFile(Arrays):
         super().__init__(path, vectors)
         if not config.texts:
             raise InputError(f"{path} holds no texts; name the documents that its vectors are of with --texts FILE")
-        read = read_documents(config.texts, column=config.text_column or None)
+        # whoever made the vectors need not have joined titles to the texts
+        read = read_documents(config.texts, column=config.text_column or None, titles=False)
         self._texts = {item.id: item for item in read if isinstance(item, Document)}
         self._names = self._read_ids(Path(config.ids or path.with_suffix(".ids.json")))
         if len(self._names) != len(vectors):
