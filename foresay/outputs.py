@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import DataError, InputError
+from .shown import size
 
 try:
     import fcntl
@@ -48,12 +49,7 @@ _UNWRITABLE = _FULL | {
     errno.ELOOP: "the path is a link to itself; name another place",
     errno.EINVAL: "the system takes no such name there; use another one",
 }
-_SQLITE = {
-    "disk is full": errno.ENOSPC,
-    "disk I/O error": errno.EIO,
-    "readonly database": errno.EACCES,
-    "unable to open database file": errno.EACCES,
-}
+_SQLITE = {"disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EACCES}
 """How SQLite tells them; without room for its log it speaks of an I/O error."""
 
 
@@ -199,8 +195,7 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB; free some space, then "
-            "repeat the command"
+            f"{folder} needs {size(needed)} and the disk has {size(free)}; free some space, then repeat the command"
         )
 
 

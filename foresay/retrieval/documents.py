@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.formats import Reject as Reject
-from ..data.formats import printable, rows_of
+from ..data.formats import nearly, printable, rows_of
 from ..data.queries import ID_COLUMNS, problem_of, problem_of_id
 from ..data.seen import Seen, content_id
 from ..errors import DataError
@@ -171,8 +171,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def _choose(found: list[str], column: str | None, source: str) -> str:
-    for name in TEXT_COLUMNS if column is None else (column,):
+    known = TEXT_COLUMNS if column is None else (column,)
+    for name in known:
         if name in found:
             return name
     wanted = " or ".join(TEXT_COLUMNS[:-1]) if column is None else repr(column)
-    raise DataError(f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column")
+    hint = nearly(found, known)
+    raise DataError(
+        f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column{hint}"
+    )
