@@ -191,6 +191,8 @@ def test_queries_can_be_taught(responses: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(Targets.load(tmp_path / "t", responses).vectors, [[1, ord("q")]] * 10)
     with pytest.raises(DataError, match="of was 'query' and is now 'response'"):
         teach(responses, Lengths(), tmp_path / "t")
+    with pytest.raises(InputError, match="of is query, which is all of the target, and query_weight is 0.5"):
+        TeachConfig(of="query", query_weight=0.5)
 
 
 def test_responses_to_one_query_share_their_mean(tmp_path: Path) -> None:
