@@ -237,7 +237,7 @@ def test_a_full_disk(responses: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     teacher = Lengths()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match="the disk has 0.0 MB; free some space"):
+    with pytest.raises(DataError, match="needs 1.1 kB and the disk has 100 bytes; free some space"):
         teach(responses, teacher, tmp_path / "t")
     assert teacher.texts == 0
     monkeypatch.undo()
