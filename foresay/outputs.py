@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import DataError, InputError
+from .shown import size
 
 try:
     import fcntl
@@ -34,6 +35,7 @@ _FULL = {
     errno.EDQUOT: "the quota is used up; free some space",
     errno.EFBIG: "the file system takes no larger file; use another one",
     errno.EROFS: "the file system is read-only; use another place",
+    errno.EIO: "the disk is full, or it fails; free some space, or use another place",
 }
 """Reasons that only writing can have."""
 _UNWRITABLE = _FULL | {
@@ -47,6 +49,8 @@ _UNWRITABLE = _FULL | {
     errno.ELOOP: "the path is a link to itself; name another place",
     errno.EINVAL: "the system takes no such name there; use another one",
 }
+_SQLITE = {"disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EACCES}
+"""How SQLite tells them; without room for its log it speaks of an I/O error."""
 
 
 @contextmanager
@@ -86,8 +90,8 @@ def _number(error: Exception) -> int:
     if isinstance(error, OSError):
         is_short = re.search(r"\d+ requested and \d+ written", str(error))
         return error.errno or (errno.ENOSPC if is_short else 0)
-    if isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error):
-        return errno.ENOSPC
+    if isinstance(error, sqlite3.OperationalError):
+        return next((number for words, number in _SQLITE.items() if words in str(error)), 0)
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else 0
 
@@ -191,8 +195,7 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"{folder} needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB; free some space, then "
-            "repeat the command"
+            f"{folder} needs {size(needed)} and the disk has {size(free)}; free some space, then repeat the command"
         )
 
 

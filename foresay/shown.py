@@ -12,6 +12,15 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Unicode's marks that make what follows run the other way."""
 
 
+def size(count: float) -> str:
+    """So many bytes in the unit that fits: `3 bytes`, `12.0 kB`, `1.5 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} bytes" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
 def clean(text: str) -> str:
     """Text without control characters, which HTML does not allow, and without marks that turn the text around them."""
     return "".join("\ufffd" if c not in _KEPT and (category(c) == "Cc" or c in _TURNING) else c for c in text)

@@ -315,6 +315,9 @@ def test_a_table_that_was_embedded_anew_is_refused(encoder: Encoder, tmp_path: P
     parquet_file(tmp_path, Hashed("another").embed(TEXTS))
     with pytest.raises(DataError, match="was embedded anew since"):
         open_index(tmp_path / "index", encoder)
+    Path(source).rename(tmp_path / "moved.parquet")
+    with pytest.raises(DataError, match=r"there is no .*theirs.parquet: put it back where it was, or adopt it"):
+        open_index(tmp_path / "index", encoder)
 
 
 # -- places ----------------------------------------------------------------------------------------------
@@ -323,6 +326,8 @@ def test_a_table_that_was_embedded_anew_is_refused(encoder: Encoder, tmp_path: P
 def test_places_that_are_none(encoder: Encoder, tmp_path: Path) -> None:
     """One line each: what was found, and the option that helps."""
     source, _ = parquet_file(tmp_path, VECTORS)
+    ids = pa.nulls(COUNT, pa.string())
+    parquet.write_table(parquet.read_table(source).set_column(0, "id", ids), tmp_path / "nameless.parquet")
     (tmp_path / "bad.parquet").write_text("no")
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.save(tmp_path / "some.npy", VECTORS[:5])
@@ -330,6 +335,8 @@ def test_places_that_are_none(encoder: Encoder, tmp_path: Path) -> None:
     texts = AdoptConfig(texts=str(tmp_path / "texts.jsonl"))
     (tmp_path / "few.txt").write_text("a\nb")
     cases: list[tuple[str, AdoptConfig, str]] = [
+        (str(tmp_path / "nameless.parquet"), AdoptConfig(), "of 60 sampled rows 60 have no id; .* with --id-column"),
+        (str(tmp_path / "moved.parquet"), AdoptConfig(), "there is no .*moved.parquet: put it back"),
         ("nowhere", AdoptConfig(), "no kind of index knows 'nowhere'; expected a LanceDB folder"),
         (source, AdoptConfig(text_column="x"), "expected 'x': name it with --text-column"),
         (source, AdoptConfig(vector_column="x"), "there are e; expected 'x': name it with --vector-column"),

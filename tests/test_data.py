@@ -18,6 +18,8 @@ from foresay.data.shards import QueryFile, Shard
 from foresay.errors import DataError
 from foresay.files import Journal, differences, file_hash, read_json, write_json
 from foresay.outputs import check_output, check_space
+from foresay.retrieval.documents import read_documents
+from foresay.shown import size
 
 TEXTS = ["What is a fox?", 'She said "no", twice', "Ça coûte 3 €\u2028日本語 🙂", "<|im_end|> \\n is text"]
 
@@ -249,6 +251,23 @@ def test_two_columns_of_one_name(tmp_path: Path, name: str, text: str) -> None:
         list(read_queries(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("q.csv", "id;query\n1;Who, then?\n", "one column, 'id;query', as if semicolons separated .* expected commas"),
+        ("q.tsv", "id,query\n1,Who?\n", "as if commas separated its cells; expected tabs"),
+        ("q.csv", "id, query\n1,Who?\n", "columns id,  query; expected .*; ' query' is not 'query': mend the header"),
+        ("q.csv", "id,Text\n1,Who?\n", "'Text' is not 'text'"),
+    ],
+)
+def test_the_likely_cause_in_a_header(tmp_path: Path, name: str, text: str, told: str) -> None:
+    """Another separator, white space, capitals."""
+    (tmp_path / name).write_text(text)
+    for read in (read_queries, read_documents):
+        with pytest.raises(DataError, match=told):
+            list(read(tmp_path / name))
+
+
 def test_arguments_in_another_order(tmp_path: Path) -> None:
     """A checkpoint is no folder of texts, and a folder no file of responses."""
     (tmp_path / "foresay.json").write_text("{}")
@@ -420,8 +439,9 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "r.jsonl")
     check_output(tmp_path / "new" / "r.jsonl")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
-    with pytest.raises(DataError, match="needs .* MB and the disk has"):
+    with pytest.raises(DataError, match="needs 1,152,921,504.6 GB and the disk has"):
         check_space(tmp_path, 1 << 60)
+    assert [size(n) for n in (3, 12_000, 999_940, 1.5e9)] == ["3 bytes", "12.0 kB", "999.9 kB", "1.5 GB"]
 
 
 # -- JSON files and responses ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Task folders: the scores are mteb's own, and agree with what one computes without mteb."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,68 @@ def test_a_broken_folder(file: str, text: str | None, message: str, tmp_path: Pa
         (folder / file).write_text(text)
     with pytest.raises(DataError, match=message):
         folder_task(folder).load_data()
+
+
+CORPUS = [{"id": "d0", "text": "a"}, {"id": "d1", "text": "b"}]
+PAIRS = [{"text1": "a", "text2": "b", "score": 3}] * 3
+GROUPS = [{"query": "a", "positive": ["b"], "negative": []}] * 2
+TEXTS = [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "lines", "message"),
+    [
+        ("retrieval", "corpus", [*CORPUS, {"id": "d0", "text": "c"}], "1 and 3 have the same id 'd0' and another text"),
+        ("retrieval", "corpus", [*CORPUS, {**CORPUS[0], "title": "t"}], "id 'd0' and another title"),
+        ("retrieval", "queries", [{"id": 1, "text": "a"}, {"id": "1", "text": "b"}], "the same id '1'"),
+        ("retrieval", "qrels", [{"query": 1, "doc": 2, "score": s} for s in (1, 2)], "query '1' and doc '2' and"),
+        ("safety_retrieval", "corpus", [{**CORPUS[0], "harmful": h} for h in (True, False)], "another harmful"),
+        ("retrieval", "qrels", [{"query": "q0", "doc": f"d{s}", "score": -s} for s in (0, 1)], "no score above 0"),
+        ("safety_retrieval", "qrels", [{"query": "q0", "doc": "d0", "score": 0}], "no score above 0"),
+        ("retrieval", "qrels", [{"query": "q0", "doc": "d0", "score": "high"}], "has the score 'high'"),
+        ("retrieval", "corpus", [{"id": "d0", "text": None}], "row 1 has no text"),
+        ("sts", "pairs", PAIRS, "has no score but 3, with which nothing correlates"),
+        ("sts", "pairs", [*PAIRS, {**PAIRS[0], "score": math.nan}], "row 4 has the score nan; expected a number"),
+        ("reranking", "groups", GROUPS, "no row has both positive and negative texts"),
+        ("reranking", "groups", [{**GROUPS[0], "negative": "c"}], "negative is 'c'; expected a list of texts"),
+        ("classification", "train", TEXTS, "has no label but 'x'; expected two or more"),
+        ("classification", "test", [*TEXTS, {"text": "c", "label": "y"}], "the label 'x', which train.jsonl lacks"),
+        ("clustering", "texts", TEXTS, "has no label but 'x'"),
+    ],
+)
+def test_a_folder_whose_scores_would_mean_nothing(
+    kind: str, file: str, lines: list[dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    """Two rows that contradict each other, and data that nothing can be told from, by file and row."""
+    folder = write(tmp_path / "t", kind)
+    (folder / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=f"{file}.jsonl.*{message}"):
+        folder_task(folder).load_data()
+
+
+def test_exact_repeats_and_queries_without_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A repeat counts once; titles count although the first document has none; a query that nothing answers is told."""
+    folder = write(tmp_path / "t", "retrieval")
+    lines = [*rows("retrieval")["corpus"], rows("retrieval")["corpus"][0], {"id": "d30", "text": "a", "title": "t"}]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (folder / "qrels.jsonl").open("a") as file:
+        file.write('{"query": "q0", "doc": "d0", "score": 1}\n')
+    task = folder_task(folder)
+    task.load_data()
+    corpus = task.dataset["default"]["test"]["corpus"]
+    assert len(corpus) == 31 and corpus["title"][-2:] == ["", "t"] and not caplog.messages
+    lines = [{"query": f"q{i}", "doc": "d0", "score": i} for i in (0, 1)]
+    (folder / "qrels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder_task(folder).load_data()
+    assert "of 2 queries 1 have no score above 0 (first: 'q0')" in caplog.text
+
+
+def test_two_of_three_labels_in_test(tmp_path: Path) -> None:
+    """mteb computes average precision where there are two, and takes the second as the positive one."""
+    folder = write(tmp_path / "t", "classification")
+    with (folder / "train.jsonl").open("a") as file:
+        file.write('{"text": "kiwi", "label": "each"}\n')
+    assert 0 < results(folder_task(folder))["accuracy"] <= 1
 
 
 # -- names ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from foresay.cli.embedding import _write
 from foresay.cli.main import main
 from foresay.cli.options import Group
 from foresay.errors import DataError
+from foresay.evaluation.vector_cache import Store
 from foresay.outputs import hold, holding, holds, replacing, unwritable, writing
 
 ROW = '{"id": "a", "query": "What is a cat?", "response": "An animal."}\n'
@@ -179,6 +180,7 @@ def test_vectors_that_cannot_be_written_leave_the_earlier_ones_and_their_ids(tmp
         OSError(errno.EDQUOT, "Disk quota exceeded", "v.npy"),
         OSError(errno.EROFS, "Read-only file system", "v.npy"),
         sqlite3.OperationalError("database or disk is full"),
+        sqlite3.OperationalError("disk I/O error"),
         OSError("15360 requested and 4064 written"),
         RuntimeError("lance error: LanceError(IO): No space left on device (os error 28), /src/writer.rs:191:9"),
     ],
@@ -256,3 +258,19 @@ def test_a_picture_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1 and "the disk is full" in result.output.splitlines()[-1]
     assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "lengths.png"]
     assert (small_disk / "lengths.png").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize("small_disk", ["1m"], indirect=True)
+def test_vectors_of_an_evaluation_on_a_full_disk(small_disk: Path) -> None:
+    """SQLite has several words for it; a damaged file is told as such."""
+    for left in (0, 4096, 65536, 200_000):
+        filler = small_disk / "filler"
+        filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - left))
+        with pytest.raises(DataError, match=r"cannot write .*v.sqlite: the disk is full"):
+            Store(small_disk / "v.sqlite").add([b"a"], np.ones((1, 500_000), np.float32), [False])
+        filler.unlink()
+        for path in small_disk.iterdir():
+            path.unlink()
+    (small_disk / "v.sqlite").write_text("something else" * 100)
+    with pytest.raises(DataError, match="v.sqlite is damaged .*delete it, and the same command"):
+        Store(small_disk / "v.sqlite")

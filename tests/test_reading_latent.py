@@ -189,7 +189,7 @@ def test_the_announced_size_is_what_it_takes(backbone: Get, tmp_path: Path, monk
     taken = sum(path.stat().st_size for path in (tmp_path / "index").iterdir())
     assert 0 < taken - plan.bytes < 5000
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
-    with pytest.raises(InputError, match="has room for 0.0 GB"):
+    with pytest.raises(InputError, match="takes [0-9.]+ kB and .* has room for 100 bytes"):
         build_index(base, plan, tmp_path / "full", ALL)
     assert not (tmp_path / "full").exists()
 
@@ -328,7 +328,7 @@ def test_the_commands(backbone: Get, folder: Callable[[str], Path], tmp_path: Pa
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS))
     here = ["-m", folder("llama"), "--device", "cpu"]
     said = invoke("latent-index", tmp_path / "corpus.txt", "-o", tmp_path / "index", "--layers", "1", *here).output
-    assert "texts at the layers 1: 0.0 MB" in said
+    assert "texts at the layers 1: " in said
     assert "sentences, float16" in said
     save(tmp_path / "checkpoint", Encoder(Model(base, thought=0, compression=2, dim=8)))
     how = ["--lens", "latent", "--latent-index", tmp_path / "index", "--top", 2, "--device", "cpu"]

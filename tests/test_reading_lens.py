@@ -105,13 +105,15 @@ def test_large_vocabularies_are_read_in_parts(backbone: Get, monkeypatch: pytest
         ({"layers": "-4"}, "there is no layer -4"),
         ({"layers": "first"}, "expected last, all, or numbers such as 0,8,-1"),
         ({"lens": "latent"}, "needs an index"),
+        ({"latent_index": "li"}, "latent_index is li and lens is logit, which reads no index; add --lens latent"),
+        ({"same_layer": True}, "same_layer is True and lens is logit"),
         ({"top": 0}, "top is 0; expected 1 or more"),
     ],
 )
-def test_options_that_cannot_be(backbone: Get, options: dict[str, str], message: str) -> None:
+def test_options_that_cannot_be(backbone: Get, options: dict[str, Any], message: str) -> None:
     """One line, by name."""
     with pytest.raises(InputError, match=message):
-        lens(make(backbone("qwen3")), "x", LensConfig(**options))  # type: ignore[arg-type]
+        lens(make(backbone("qwen3")), "x", LensConfig(**options))
 
 
 class Loudest:

@@ -70,6 +70,13 @@ def test_words_and_filters(encoder: Encoder, tmp_path: Path) -> None:
         assert hits and all(hit.metadata["year"] < 1990 for hit in hits), mode
     with pytest.raises(InputError, match="filter 'year >>> 3' cannot be used"):
         index.search("x", where="year >>> 3")
+    with pytest.raises(InputError, match="it holds a ;"):
+        index.search("x", where="1 = 1; drop table x")
+    index.add([Document("old", "a zebra", {"author": "Nellie; Bly"})])
+    where = "json_get_bool(metadata, 'even') AND json_get_float(metadata, 'year') > 2014.5"
+    assert {hit.id for hit in index.search("x", 40, where=where)} == {"d36", "d38"}
+    for where in ("json_get_string(metadata, 'author') = 'Nellie; Bly'", "id = 'old'"):
+        assert [hit.id for hit in index.search("zebras", where=where)] == ["old"]
     with pytest.raises(InputError, match="mode is 'sparse'"):
         index.search("x", mode="sparse")
     assert index.search('it\'s "quoted" AND (odd) id:x*~', mode="hybrid")
@@ -190,12 +197,14 @@ def test_vectors_that_are_not_finite(encoder: Encoder, tmp_path: Path, monkeypat
 
 
 def test_reading_documents(tmp_path: Path) -> None:
-    """Other columns are metadata; a row without text is passed on; two texts under an id are refused."""
+    """Other columns are metadata, and a title begins the text; a row without text is passed on."""
     path = tmp_path / "documents.jsonl"
     rows = [{"_id": 7, "text": "a", "title": "t", "none": None}, {"id": "b"}, {"text": "c"}]
     path.write_text("\n".join(map(json.dumps, rows)))
     first, second, third = read_documents(path)
-    assert first == Document("7", "a", {"title": "t"})
+    assert first == Document("7", "t a", {"title": "t"})
+    assert next(read_documents(path, titles=False)) == Document("7", "a", {"title": "t"})
+    assert next(read_documents(path, column="title")) == Document("7", "t", {"text": "a"})
     assert isinstance(second, Reject) and second.line == 2 and "missing" in second.reason
     assert isinstance(third, Document) and len(third.id) == 16
     path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
@@ -305,7 +314,8 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     place, checkpoint = tmp_path / "index", tmp_path / "checkpoint"
     assert "12 documents (12 new, 0 replaced, 0 there already)" in run("index", checkpoint, source, "-o", place)
     assert "12 documents (0 new, 0 replaced, 12 there already)" in run("index", checkpoint, source, "-o", place)
-    assert "give the same options" in run("index", checkpoint, source, "-o", place, "--chunk-tokens", 9, code=1)
+    other = run("index", checkpoint, source, "-o", place, "--chunk-tokens", 9, code=1)
+    assert "was made with other options: chunk_tokens was 0 and is now 9; give the same options" in other
     ask = ("search", checkpoint, place)
     first = run(*ask, "number3", "--mode", "words").splitlines()
     assert first[0].split()[1] == "d3"
@@ -316,6 +326,9 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     assert [line[:4] for line in lines] == [["q1", "Q0", "d3", "1"], ["q2", "Q0", "d4", "1"]]
     explained = run(*ask, "number3", "--explain", "--top", 2)
     assert "what the model thinks is asked: " in explained and "hits of the checkpoint as documents" in explained
+    for words in (("--json", "--explain"), ("--trec", "x", "--json"), ("--trec", "x", "--explain")):
+        assert "give one of --json, --explain and --trec" in run(*ask, "number3", *words, code=1)
+    assert "give either a QUERY or -f FILE" in run(*ask, "number3", "-f", queries, code=1)
     steering = tmp_path / "steering.jsonl"
     steering.write_text(json.dumps({"id": "d\x07", "text": "number99 \x1b]0;mine\x07 \u202e"}))
     run("index", checkpoint, steering, "-o", place)

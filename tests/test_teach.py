@@ -170,6 +170,8 @@ def test_queries_can_be_taught(responses: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(Targets.load(tmp_path / "t", responses).vectors, [[1, ord("q")]] * 10)
     with pytest.raises(DataError, match="of was 'query' and is now 'response'"):
         teach(responses, Lengths(), tmp_path / "t")
+    with pytest.raises(InputError, match="of is query, which is all of the target, and query_weight is 0.5"):
+        TeachConfig(of="query", query_weight=0.5)
 
 
 def test_responses_to_one_query_share_their_mean(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_full_disk(responses: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     teacher = Lengths()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(DataError, match="the disk has 0.0 MB; free some space"):
+    with pytest.raises(DataError, match="needs 1.1 kB and the disk has 100 bytes; free some space"):
         teach(responses, teacher, tmp_path / "t")
     assert teacher.texts == 0
     monkeypatch.undo()

@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 
 
 def texts_of(
-    source: str | None, texts: tuple[str, ...], column: str | None, split: str, *, repeats: bool = False
+    source: str | None,
+    texts: tuple[str, ...],
+    column: str | None,
+    split: str,
+    *,
+    repeats: bool = False,
+    expected: str = "a file of texts or --text TEXT",
 ) -> tuple[list[str], list[str]]:
-    """Ids and texts from a file or from --text; with `repeats`, a row for every row of the file."""
+    """Ids and texts from a file or from the command line; with `repeats`, a row for every row of the file."""
     from ..data.queries import Query, content_id, read_queries
 
     if (source is None) == (not texts):
-        raise InputError("give either a file of texts or --text TEXT")
+        raise InputError(f"give either {expected}")
     if source is None:
         return [content_id(text) for text in texts], list(texts)
     rows = list(read_queries(source, column=column, split=split, repeats=repeats))

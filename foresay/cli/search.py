@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from ..config import AdoptConfig, IndexConfig
 from ..errors import InputError
+from ..files import differences
 from ..outputs import check_file
 from ..shown import one_line
 from .options import Command, HomePath, Text, build, option, options, shared
@@ -55,7 +57,8 @@ def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  #
     if (output / "index.json").is_file():
         made = Index.open(output, encoder)
         if made.config != config:
-            raise InputError(f"{output} was made with {made.config}; give the same options, or another -o")
+            changed = differences(asdict(made.config), asdict(config))
+            raise InputError(f"{output} was made with other options: {changed}; give the same options, or another -o")
     else:
         made = Index.create(output, encoder, config)
     rejected: list[str] = []
@@ -242,7 +245,10 @@ def search(
     **rest: Any,  # noqa: ANN401
 ) -> None:
     """Find the documents of INDEX that answer QUERY, or each query of a file. CHECKPOINT is the one that made INDEX."""
-    ids, queries = texts_of(source, () if query is None else (query,), rest.pop("column"), rest.pop("split"))
+    given = () if query is None else (query,)
+    ids, queries = texts_of(source, given, rest.pop("column"), rest.pop("split"), expected="a QUERY or -f FILE")
+    if sum((as_json, explain, trec is not None)) > 1:
+        raise InputError("give one of --json, --explain and --trec: each has a form of its own")
     if explain and len(queries) != 1:
         raise InputError("--explain shows one query; leave out -f")
     if trec is not None:

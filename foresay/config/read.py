@@ -50,6 +50,12 @@ class LensConfig(Options):
         """Checks ranges."""
         super().__post_init__()
         self.at_least(1, "top")
+        for name in ("latent_index", "same_layer"):
+            value = getattr(self, name)
+            require(
+                not value or self.lens != "logit",
+                f"{name} is {value} and lens is logit, which reads no index; add --lens latent, or leave it out",
+            )
 
 
 @dataclass(frozen=True)

@@ -94,4 +94,8 @@ class TeachConfig(Options):
         """Checks ranges."""
         super().__post_init__()
         require(0 <= self.query_weight <= 1, f"query_weight is {self.query_weight}; expected a number from 0 to 1")
+        require(
+            self.of == "response" or not self.query_weight,
+            f"of is query, which is all of the target, and query_weight is {self.query_weight}; leave one of them out",
+        )
         self.at_least(1, "max_tokens", "batch_size")

@@ -41,6 +41,7 @@ class Reject:
     line: int | None = None
 
 
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 Row = tuple[int, dict[str, Any]] | Reject
 
 
@@ -160,7 +161,7 @@ def _read_tsv(path: Path) -> Iterator[Row]:
     lines = _lines(path)
     _, first = next(lines, (0, ""))
     header = first.split("\t")
-    _check_header(header, path)
+    _check_header(header, path, "\t")
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) > len(header):
@@ -169,8 +170,24 @@ def _read_tsv(path: Path) -> Iterator[Row]:
             yield number, dict(zip(header, cells, strict=False))
 
 
-def _check_header(names: Sequence[str], path: Path) -> None:
-    """DataError if a column's name is there twice: one of the two would silently not be read."""
+def nearly(found: Sequence[str], names: Sequence[str]) -> str:
+    """A hint at a column that would be one of these but for capitals or white space; empty if there is none."""
+    plain = {name.strip().lower(): name for name in names}
+    written = next((name for name in found if name.strip().lower() in plain), None)
+    return "" if written is None else f"; {written!r} is not {plain[written.strip().lower()]!r}: mend the header"
+
+
+def _check_header(names: Sequence[str], path: Path, separator: str) -> None:
+    """DataError if cells seem to be separated by something else, or a column's name is there twice.
+
+    One of the two would silently not be read.
+    """
+    for other in set(_SEPARATORS) - {separator} if len(names) == 1 else ():
+        if re.fullmatch(rf"[\w ]+(?:{re.escape(other)}[\w ]+)+", names[0]):
+            raise DataError(
+                f"{path} has one column, {names[0]!r}, as if {_SEPARATORS[other]} separated its cells; expected "
+                f"{_SEPARATORS[separator]} (.csv takes commas, .tsv tabs): save it so"
+            )
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         raise DataError(f"{path} has two columns called {twice[0]!r}; rename one of them")
@@ -182,7 +199,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(file, strict=True)
         line = 1
         try:
-            _check_header(reader.fieldnames or (), path)
+            _check_header(reader.fieldnames or (), path, ",")
             for row in reader:
                 if None in row:  # a comma outside quotes: the text would silently be cut there
                     yield Reject(printable(row), "the row has more cells than the header", reader.line_num)

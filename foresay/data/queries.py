@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from .formats import Reject as Reject
-from .formats import printable, rows_of
+from .formats import nearly, printable, rows_of
 from .seen import Seen
 from .seen import content_id as content_id
 
@@ -93,11 +93,15 @@ def _parse(source: str, column: str | None, split: str) -> Iterator[Query | Reje
 
 
 def _choose_column(found: list[str], column: str | None, source: str) -> str:
-    for name in TEXT_COLUMNS if column is None else (column,):
+    known = TEXT_COLUMNS if column is None else (column,)
+    for name in known:
         if name in found:
             return name
     wanted = " or ".join(TEXT_COLUMNS) if column is None else repr(column)
-    raise DataError(f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column")
+    hint = nearly(found, known)
+    raise DataError(
+        f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column{hint}"
+    )
 
 
 def problem_of(text: object, what: str) -> str | None:

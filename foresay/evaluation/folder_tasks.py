@@ -24,6 +24,7 @@ from ..data.queries import content_id
 from ..errors import DataError
 from ..files import file_hash, read_json
 from .safety_task import SafetyRetrieval, safety
+from .task_checks import check_groups, check_labels, check_qrels, check_scores
 from .task_files import Row, retrieval_data, rows_of
 
 
@@ -91,13 +92,16 @@ def fill(task: AbsTask, data: Row) -> None:
 def _retrieval(folder: Path) -> Row:
     queries, corpus = rows_of(folder, "queries", "id", "text"), rows_of(folder, "corpus", "id", "text")
     qrels = rows_of(folder, "qrels", "query", "doc", "score")
+    check_qrels(qrels, folder / "qrels.jsonl")
     return {"dataset": retrieval_data(folder, queries, corpus, qrels)}
 
 
 def _reranking(folder: Path) -> Row:
     queries, corpus, qrels = [], {}, []
     ranked: dict[str, list[str]] = {}
-    for number, row in enumerate(rows_of(folder, "groups", "query", "positive", "negative")):
+    groups = rows_of(folder, "groups", "query", "positive", "negative")
+    check_groups(groups, folder / "groups.jsonl")
+    for number, row in enumerate(groups):
         name = str(number)
         queries.append({"id": name, "text": row["query"]})
         ranked[name] = []
@@ -115,6 +119,7 @@ def _reranking(folder: Path) -> Row:
 
 def _sts(folder: Path) -> Row:
     rows = rows_of(folder, "pairs", "text1", "text2", "score")
+    check_scores(rows, folder / "pairs.jsonl")
     low, high = read_json(folder / "task.json").get("score_range", (0, 5))
     pairs = {
         "sentence1": [row["text1"] for row in rows],
@@ -126,7 +131,10 @@ def _sts(folder: Path) -> Row:
 
 def _classification(folder: Path) -> Row:
     parts = {name: rows_of(folder, name, "text", "label") for name in ("train", "test")}
-    names = sorted({str(row["label"]) for rows in parts.values() for row in rows})
+    check_labels(parts["train"], folder / "train.jsonl")
+    check_labels(parts["test"], folder / "test.jsonl", parts["train"])
+    labels = {name: {str(row["label"]) for row in rows} for name, rows in parts.items()}
+    names = [*sorted(labels["test"]), *sorted(labels["train"] - labels["test"])]  # of two, mteb takes the second as 1
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
     return {
         "dataset": DatasetDict(
@@ -143,6 +151,7 @@ def _classification(folder: Path) -> Row:
 
 def _clustering(folder: Path) -> Row:
     rows = rows_of(folder, "texts", "text", "label")
+    check_labels(rows, folder / "texts.jsonl")
     texts = {"sentences": [row["text"] for row in rows], "labels": [str(row["label"]) for row in rows]}
     return {
         "dataset": DatasetDict({"test": Dataset.from_dict(texts)}),

@@ -2,7 +2,8 @@
 
 In: an open index, and a mode. Out: what mteb asks a search for.
 Careful: it is not mteb that indexes here. The index has to hold the documents of the task, under the same ids; others
-that it holds count as wrong where they are found.
+that it holds count as wrong where they are found. Where its texts are not the task's, such as without their titles, a
+warning says so.
 """
 
 import logging
@@ -12,11 +13,15 @@ from typing import Any
 from mteb.models import ModelMeta
 
 from ..errors import DataError
+from ..retrieval.index import Index
 from ..retrieval.searching import Searcher
 from ..retrieval.space import fingerprint
 from ..teachers.base import digest
 
 logger = logging.getLogger(__name__)
+
+_COMPARED = 64
+"""Documents whose texts are compared with the task's."""
 
 
 class IndexSearch:
@@ -49,6 +54,24 @@ class IndexSearch:
         if len(self._index) > len(wanted):
             more = len(self._index) - len(wanted)
             logger.warning("%s holds %d documents that %s lacks", self._index.path, more, task_metadata.name)
+        self._compare(corpus.select(range(min(_COMPARED, len(corpus)))), task_metadata.name)
+
+    def _compare(self, corpus: Any, task: str) -> None:  # noqa: ANN401
+        """Warns if some documents of a task have other texts in the index."""
+        if not isinstance(self._index, Index) or self._mode != self._index.modes()[0]:
+            return  # others' rows are not ours to mend, and one mode says it for all
+        there = self._index.beginnings([str(name) for name in corpus["id"]])
+        other = [
+            str(row["id"])
+            for row in corpus
+            if not _words(f"{row.get('title') or ''} {row['text']}").startswith(_words(there[str(row["id"])]))
+        ]
+        if other:
+            logger.warning(
+                "%s holds other texts than %s for %d of %d documents (first: %r): it was made of another file, or by a "
+                "version that left titles out; index the task's corpus.jsonl again",
+                *(self._index.path, task, len(other), len(corpus), other[0]),
+            )
 
     def search(
         self,
@@ -73,6 +96,11 @@ class IndexSearch:
             name: {hit.id: 1 / rank for rank, hit in enumerate(hits, 1)}  # trec_eval would order equal scores by id
             for name, hits in zip(names, found, strict=True)
         }
+
+
+def _words(text: str) -> str:
+    """A text whatever its white space."""
+    return " ".join(text.split())
 
 
 def searches_of(index: Searcher) -> list[IndexSearch]:

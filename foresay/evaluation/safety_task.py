@@ -15,6 +15,7 @@ from mteb.models import EncoderProtocol, SearchEncoderWrapper
 from mteb.similarity_functions import dot_score
 
 from ..errors import DataError
+from .task_checks import check_qrels
 from .task_files import Row, retrieval_data, rows_of
 
 LOOK_ALIKES = Path(__file__).parents[1] / "packaged" / "example" / "safety"
@@ -82,7 +83,9 @@ class _Dot:
 def safety(folder: Path) -> Row:
     """What fills a `SafetyRetrieval` from a folder."""
     queries, corpus = rows_of(folder, "queries", "id", "text"), rows_of(folder, "corpus", "id", "text", "harmful")
-    return safety_data(folder, queries, corpus, rows_of(folder, "qrels", "query", "doc", "score"))
+    qrels = rows_of(folder, "qrels", "query", "doc", "score")
+    check_qrels(qrels, folder / "qrels.jsonl")
+    return safety_data(folder, queries, corpus, qrels)
 
 
 def safety_data(folder: Path, queries: list[Row], corpus: list[Row], qrels: list[Row]) -> Row:

@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DataError
+from ..outputs import writing
+
 Vectors = NDArray[np.float32]
 _AT_ONCE = 10_000
 """Keys in one look-up; SQLite takes 32,766."""
@@ -28,9 +31,14 @@ class Store:
     """Vectors of one embedder by key, each with whether its text was cut."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file."""
+        """Opens or creates the file.
+
+        Raises:
+            DataError: here and below, if it cannot be written, as on a full disk, or is damaged.
+        """
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as file:
             file.execute("PRAGMA journal_mode=WAL")
             file.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, cut INTEGER, vector BLOB)")
@@ -79,8 +87,15 @@ class Store:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60)) as file, file:
-            yield file
+        try:
+            with writing(self.path), closing(sqlite3.connect(self.path, timeout=60)) as file, file:
+                yield file
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{self.path} is damaged ({error}); delete it, and the same command embeds again what it held"
+            ) from error
 
 
 def _blocks(keys: list[bytes]) -> Iterator[list[bytes]]:

@@ -28,6 +28,7 @@ from ..config import LatentIndexConfig
 from ..errors import BackboneError, DataError, InputError
 from ..files import as_json, differences
 from ..outputs import holding
+from ..shown import size
 from .latent_index import IndexManifest, begin, begun, check_index_folder, layer_file
 from .layers import chosen_layers
 
@@ -65,7 +66,7 @@ class IndexPlan:
     def __str__(self) -> str:
         """The size in words."""
         layers = ", ".join(map(str, self.layers))
-        return f"{len(self.tokens)} tokens of {len(self.texts)} texts at the layers {layers}: {self.bytes / 1e6:.1f} MB"
+        return f"{len(self.tokens)} tokens of {len(self.texts)} texts at the layers {layers}: {size(self.bytes)}"
 
 
 def latent_index(
@@ -230,7 +231,7 @@ def _claim(backbone: Backbone, plan: IndexPlan, output: Path, config: LatentInde
     free = shutil.disk_usage(next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())).free
     if plan.bytes > free:
         raise InputError(
-            f"the index takes {plan.bytes / 1e9:.1f} GB and {output} has room for {free / 1e9:.1f} GB; "
+            f"the index takes {size(plan.bytes)} and {output} has room for {size(free)}; "
             "store fewer --layers or --contexts, or --storage int8"
         )
     begin(output)

@@ -235,8 +235,13 @@ def _good(sample: Sample) -> Sample:
     """Rows that have a text and a vector of finite numbers.
 
     Raises:
-        DataError: if there are too few.
+        DataError: if there are too few, or one has no id.
     """
+    if nameless := sum(not name for name in sample.ids):
+        raise DataError(
+            f"of {len(sample.ids)} sampled rows {nameless} have no id; expected one in each: fill them in there, or "
+            "name another column with --id-column"
+        )
     fine = np.isfinite(sample.vectors).all(axis=1) & (np.abs(sample.vectors).max(axis=1, initial=0) > 0)
     picks = [i for i, text in enumerate(sample.texts) if text.strip() and fine[i]]
     if 2 * len(picks) < len(sample.texts) or not picks:

@@ -1,7 +1,8 @@
 """Documents: what they are, and reading them from files.
 
 In: whatever `data.formats` reads. Out: `Document` values, streamed, and a `Reject` in the place of a row that is none.
-Careful: every other column of a row is metadata, so a filter can ask for it; it has to be plain JSON.
+Careful: every other column of a row is metadata, so a filter can ask for it; it has to be plain JSON. A title is both:
+metadata, and the beginning of the text, as mteb joins the two.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.formats import Reject as Reject
-from ..data.formats import printable, rows_of
+from ..data.formats import nearly, printable, rows_of
 from ..data.queries import ID_COLUMNS, problem_of, problem_of_id
 from ..data.seen import Seen, content_id
 from ..errors import DataError
 
 TEXT_COLUMNS = ("text", "document", "passage", "contents", "content", "body", "query")
 """The last is what a line of a .txt file is called."""
+TITLE = "title"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _problem_of_metadata(metadata: Mapping[str, Any]) -> str | None:
 
 
 def read_documents(
-    source: str | Path, *, column: str | None = None, split: str = "train"
+    source: str | Path, *, column: str | None = None, split: str = "train", titles: bool = True
 ) -> Iterator[Document | Reject]:
     """Streams the documents of a file, a folder or a hub data set; memory does not grow with the rows.
 
@@ -98,6 +100,7 @@ def read_documents(
         source: what `read_queries` takes.
         column: where the text is; else the first there is of text, document, passage, contents, content, body.
         split: of a hub data set.
+        titles: whether a document's text begins with its title, where it has one.
 
     Yields:
         each document, and a `Reject` for each row that cannot be one.
@@ -107,7 +110,7 @@ def read_documents(
     """
     first = ""
     with Seen() as seen:
-        for item in _parse(str(source), column, split):
+        for item in _parse(str(source), column, split, titles):
             if isinstance(item, Reject):
                 first = first or item.reason
                 yield item
@@ -123,7 +126,7 @@ def read_documents(
             )
 
 
-def _parse(source: str, column: str | None, split: str) -> Iterator[Document | Reject]:
+def _parse(source: str, column: str | None, split: str, titles: bool) -> Iterator[Document | Reject]:
     chosen: str | None = None
     for item in rows_of(source, split):
         if isinstance(item, Reject):
@@ -131,11 +134,11 @@ def _parse(source: str, column: str | None, split: str) -> Iterator[Document | R
             continue
         line, row = item
         chosen = chosen or _choose(list(row), column, source)
-        document = _document(row, chosen)
+        document = _document(row, chosen, titles)
         yield Reject(printable(row), document, line) if isinstance(document, str) else document
 
 
-def _document(row: dict[str, Any], column: str) -> Document | str:
+def _document(row: dict[str, Any], column: str, titles: bool) -> Document | str:
     """The document in a row, or why there is none."""
     given = next((row[name] for name in ID_COLUMNS if row.get(name) not in (None, "")), None)
     problem = problem_of(row.get(column), f"column {column!r}") or problem_of_id(given)
@@ -144,8 +147,12 @@ def _document(row: dict[str, Any], column: str) -> Document | str:
     text = str(row[column])
     others = {name: _plain(value) for name, value in row.items() if name not in (column, *ID_COLUMNS)}
     metadata = {name: value for name, value in others.items() if value is not None}
+    name = content_id(text) if given is None else str(given)
+    title = metadata.get(TITLE)
+    if titles and isinstance(title, str):
+        text = f"{title} {text}".strip()
     try:
-        return checked(Document(content_id(text) if given is None else str(given), text, metadata))
+        return checked(Document(name, text, metadata))
     except DataError as error:
         return str(error)
 
@@ -164,8 +171,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def _choose(found: list[str], column: str | None, source: str) -> str:
-    for name in TEXT_COLUMNS if column is None else (column,):
+    known = TEXT_COLUMNS if column is None else (column,)
+    for name in known:
         if name in found:
             return name
     wanted = " or ".join(TEXT_COLUMNS[:-1]) if column is None else repr(column)
-    raise DataError(f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column")
+    hint = nearly(found, known)
+    raise DataError(
+        f"{source} has the columns {', '.join(found)}; expected {wanted}: name the text's with --column{hint}"
+    )

@@ -177,6 +177,11 @@ class Index(Searcher):
         wanted = set(ids)
         return {name for name, _ in self._current().digests() if name in wanted}
 
+    def beginnings(self, ids: Sequence[str]) -> dict[str, str]:
+        """The first chunk of each of some documents that are there."""
+        rows = self._current().of_documents(ids, ["id", "chunk", "text"]).to_pylist()
+        return {row["id"]: row["text"] for row in rows if row["chunk"] == 0}
+
     # -- reading -----------------------------------------------------------------------------------------
 
     def read(self, hits: Sequence[Hit], max_new_tokens: int = 48) -> list[str]:

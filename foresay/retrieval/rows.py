@@ -4,10 +4,14 @@ In: a vector, or words. Out: `Row` values, best first.
 Careful: a row is a chunk, a hit a document; several rows may share an id (`ranking.py` merges them).
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..embedded import Array
+from ..errors import InputError
+
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class Row:
     metadata: dict[str, Any] = field(default_factory=dict)
     start: int = 0
     end: int = 0
+
+
+def check_filter(where: str) -> None:
+    """Refuses a filter of several statements, of which LanceDB would take the first and pass over the rest.
+
+    Raises:
+        InputError: if so.
+    """
+    if ";" in _QUOTED.sub("", where):
+        raise InputError(f"the filter {where!r} cannot be used (it holds a ;); expected one condition: take it out")
 
 
 class Searchable(Protocol):

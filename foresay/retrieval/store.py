@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..embedded import Array
 from ..errors import DataError, InputError
 from .numbers import number
-from .rows import Row
+from .rows import Row, check_filter
 from .states import Keeping
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))  # read ahead while joining files; 2 GB by default
@@ -228,6 +228,7 @@ class Store:
 
     def _rows(self, query: Any, limit: int, where: str | None, score: str) -> list[Row]:  # noqa: ANN401
         if where is not None:
+            check_filter(where)
             query = query.where(where, prefilter=True)
         try:
             found = query.select([*SHOWN, score]).limit(limit).to_list()
@@ -236,7 +237,7 @@ class Store:
                 raise
             raise InputError(
                 f"the filter {where!r} cannot be used ({str(error).strip().splitlines()[0]}); expected SQL such as "
-                "\"json_get_int(metadata, 'year') > 1990\" or \"id <> 'x'\""
+                "\"json_get_int(metadata, 'year') > 1990\" or \"json_get_string(metadata, 'author') = 'Bly'\""
             ) from error
         sign = (lambda distance: 1 - distance) if score == "_distance" else float
         return [

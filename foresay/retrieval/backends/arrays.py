@@ -18,7 +18,7 @@ from ...embedded import Array
 from ...errors import DataError, InputError
 from ..documents import Document, read_documents
 from ..rows import Row
-from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, only, plain
+from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, name_of, only, plain
 
 _BLOCK = 1 << 16
 """Rows compared at once."""
@@ -122,13 +122,13 @@ class ParquetFile(Arrays):
         super().__init__(path, flat.reshape(len(column), -1))
 
     def _ids(self) -> list[str]:
-        return [str(name) for name in self._file.to_table(columns=[self._id])[self._id].to_pylist()]
+        return [name_of(name) for name in self._file.to_table(columns=[self._id])[self._id].to_pylist()]
 
     def _read(self, rows: Sequence[int]) -> list[tuple[str, str, dict[str, Any]]]:
         found = self._file.take(list(rows), columns=self._others).to_pylist() if rows else []
         return [
             (
-                str(row[self._id]),
+                name_of(row[self._id]),
                 str(row[self._text] or ""),
                 plain({name: value for name, value in row.items() if name not in (self._id, self._text)}),
             )
@@ -153,7 +153,8 @@ class NpyFile(Arrays):
         super().__init__(path, vectors)
         if not config.texts:
             raise InputError(f"{path} holds no texts; name the documents that its vectors are of with --texts FILE")
-        read = read_documents(config.texts, column=config.text_column or None)
+        # whoever made the vectors need not have joined titles to the texts
+        read = read_documents(config.texts, column=config.text_column or None, titles=False)
         self._texts = {item.id: item for item in read if isinstance(item, Document)}
         self._names = self._read_ids(Path(config.ids or path.with_suffix(".ids.json")))
         if len(self._names) != len(vectors):
@@ -169,7 +170,7 @@ class NpyFile(Arrays):
         found = json.loads(text) if path.suffix == ".json" else text.splitlines()
         if not isinstance(found, list):
             raise DataError(f"{path} is no list; expected a JSON list of ids, or a text file with an id a line")
-        return [str(name) for name in found]
+        return [name_of(name) for name in found]
 
     def _ids(self) -> list[str]:
         return self._names

@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Some rows: `ids`, `texts` (empty where a row has none), `vectors` (rows, dim) float32."""
+    """Some rows: `ids` and `texts` (empty where a row has none), `vectors` (rows, dim) float32."""
 
     ids: list[str]
     texts: list[str]
@@ -102,7 +103,7 @@ def open_backend(place: Place) -> Backend:
 
     Raises:
         InputError: if no kind knows it, or its library is missing.
-        DataError: if there is no such table or column.
+        DataError: if there is no such file, table or column.
     """
     from . import __path__ as folder
 
@@ -112,6 +113,9 @@ def open_backend(place: Place) -> Backend:
         backend = opener(place)
         if backend is not None:
             return backend
+    path = Path(place.source).expanduser()
+    if "://" not in place.source and (path.suffix or len(path.parts) > 1) and not path.exists():
+        raise DataError(f"there is no {place.source}: put it back where it was, or adopt it where it is now")
     raise InputError(f"no kind of index knows {place.source!r}; expected {KNOWN}")
 
 
@@ -153,6 +157,11 @@ def only(what: str, given: str, found: Sequence[str], option: str) -> str:
         return given or found[0]
     there = ", ".join(found) or "none"
     raise DataError(f"{what}: there are {there}; expected {repr(given) if given else 'one'}: name it with {option}")
+
+
+def name_of(given: object) -> str:
+    """An id as text; empty where a row has none."""
+    return "" if given is None else str(given)
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:

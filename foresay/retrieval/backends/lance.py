@@ -14,8 +14,8 @@ import numpy as np
 
 from ...embedded import Array
 from ...errors import DataError, InputError
-from ..rows import Row
-from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, library, matrix, only, plain
+from ..rows import Row, check_filter
+from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, library, matrix, name_of, only, plain
 
 
 class LanceTable(Backend):
@@ -77,12 +77,13 @@ class LanceTable(Backend):
         return self._sample(query.to_arrow(), texts=False)
 
     def _sample(self, found: Any, *, texts: bool) -> Sample:  # noqa: ANN401 - pyarrow is not type-checked here
-        ids = [str(name) for name in found[self._id].to_pylist()]
+        ids = [name_of(name) for name in found[self._id].to_pylist()]
         read = [text or "" for text in found[self._text].to_pylist()] if texts else [""] * len(ids)
         return Sample(ids, read, matrix(found[self._vector].to_pylist(), self.dim))
 
     def _rows(self, query: Any, limit: int, where: str | None, score: str) -> list[Row]:  # noqa: ANN401
         if where is not None:
+            check_filter(where)
             query = query.where(where, prefilter=True)
         try:
             found = query.select([*self._shown, score]).limit(limit).to_list()
@@ -96,7 +97,7 @@ class LanceTable(Backend):
         made = []
         for row in found:
             value = 1 - row.pop(score) if score == "_distance" else float(row.pop(score))
-            name, text = str(row.pop(self._id)), str(row.pop(self._text) or "")
+            name, text = name_of(row.pop(self._id)), str(row.pop(self._text) or "")
             made.append(Row(name, value, text, plain(row), 0, len(text)))
         return made
 

@@ -16,7 +16,7 @@ from weakref import finalize
 from ...embedded import Array
 from ...errors import DataError, InputError
 from ..rows import Row
-from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, library, matrix, only, plain
+from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, library, matrix, name_of, only, plain
 
 _TYPES = ("vector", "halfvec")
 _COLUMNS = """
@@ -156,7 +156,8 @@ class PostgresTable(Backend):
     def _sample(self, statement: str, value: object) -> Sample:
         with self._transaction() as run:
             rows = run(self._compose(statement), [value])
-        return Sample([row[0] for row in rows], [row[1] for row in rows], matrix([row[2] for row in rows], self.dim))
+        names = [name_of(row[0]) for row in rows]
+        return Sample(names, [row[1] for row in rows], matrix([row[2] for row in rows], self.dim))
 
     def _compose(self, statement: str, **more: Any) -> Any:  # noqa: ANN401
         return self._sql.SQL(statement).format(**self._names, **more)
@@ -183,7 +184,7 @@ class PostgresTable(Backend):
 
 
 def _row(found: Sequence[Any], score: float) -> Row:
-    return Row(found[0], score, found[1], plain(found[3]), 0, len(found[1]))
+    return Row(name_of(found[0]), score, found[1], plain(found[3]), 0, len(found[1]))
 
 
 def _line(error: Exception) -> str:

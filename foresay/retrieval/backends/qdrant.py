@@ -14,7 +14,7 @@ from typing import Any
 from ...embedded import Array
 from ...errors import DataError, InputError
 from ..rows import Row
-from .base import TEXTS, Backend, Place, Sample, choose, cosine_of, kind, library, matrix, only, plain
+from .base import TEXTS, Backend, Place, Sample, choose, cosine_of, kind, library, matrix, name_of, only, plain
 
 _DISTANCES = {"Cosine": "cosine", "Dot": "dot", "Euclid": "euclid"}
 _PREFIX = "qdrant:"
@@ -103,7 +103,7 @@ class QdrantCollection(Backend):
     def _row(self, point: Any) -> Row:  # noqa: ANN401
         payload = dict(point.payload or {})
         text = str(payload.pop(self._text, "") or "")
-        name = str(payload.pop(self._id, point.id)) if self._id else str(point.id)
+        name = name_of(payload.pop(self._id, point.id)) if self._id else str(point.id)
         score = cosine_of(float(getattr(point, "score", 0.0)), self.ranks_by)
         return Row(name, score, text, plain(payload), 0, len(text))
 
