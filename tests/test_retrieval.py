@@ -329,6 +329,8 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     for words in (("--json", "--explain"), ("--trec", "x", "--json"), ("--trec", "x", "--explain")):
         assert "give one of --json, --explain and --trec" in run(*ask, "number3", *words, code=1)
     assert "give either a QUERY or -f FILE" in run(*ask, "number3", "-f", queries, code=1)
+    assert "the query is empty" in run(*ask, " ", code=1)
+    assert run(*ask, "number3", "--where", "id = 'nobody'") == "no document fits\n"
     steering = tmp_path / "steering.jsonl"
     steering.write_text(json.dumps({"id": "d\x07", "text": "number99 \x1b]0;mine\x07 \u202e"}))
     run("index", checkpoint, steering, "-o", place)

@@ -247,10 +247,7 @@ def search(
     """Find the documents of INDEX that answer QUERY, or each query of a file. CHECKPOINT is the one that made INDEX."""
     given = () if query is None else (query,)
     ids, queries = texts_of(source, given, rest.pop("column"), rest.pop("split"), expected="a QUERY or -f FILE")
-    if sum((as_json, explain, trec is not None)) > 1:
-        raise InputError("give one of --json, --explain and --trec: each has a form of its own")
-    if explain and len(queries) != 1:
-        raise InputError("--explain shows one query; leave out -f")
+    _check(queries, explain=explain, forms=sum((as_json, explain, trec is not None)))
     if trec is not None:
         check_file(trec, (), [source], "--trec")
     from ..retrieval.opening import open_index
@@ -279,6 +276,16 @@ def search(
         _explain(opened, queries[0], found[0], where)
 
 
+def _check(queries: list[str], *, explain: bool, forms: int) -> None:
+    """Refuses what cannot be shown."""
+    if not all(query.strip() for query in queries):
+        raise InputError("the query is empty; say what the documents are to answer")
+    if forms > 1:
+        raise InputError("give one of --json, --explain and --trec: each has a form of its own")
+    if explain and len(queries) != 1:
+        raise InputError("--explain shows one query; leave out -f")
+
+
 def _explain(opened: "Searcher", query: str, hits: "list[Hit]", where: str | None) -> None:
     """The query decoded, the hits decoded where their states are kept, and the hits of the bare query."""
     from ..retrieval.index import Index
@@ -297,3 +304,5 @@ def _explain(opened: "Searcher", query: str, hits: "list[Hit]", where: str | Non
 def _show(hits: "list[Hit]") -> None:
     for hit in hits:
         click.echo(f"{hit.score:7.4f}  {one_line(hit.id)}  {one_line(hit.text, 100)}")
+    if not hits:
+        click.echo("no document fits")
