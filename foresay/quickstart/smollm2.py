@@ -83,10 +83,12 @@ def quickstart_smollm2(output: Path, device: str, bars: Bars) -> None:
         respond(live, backbone, output / "live.jsonl", RespondConfig(max_new_tokens=40), progress)
     console.print(_answers(output / "live.jsonl"))
     console.print(refusals(rows))
-    console.print("2  A teacher in closed form: the same model read in both directions, mean pooled, whitened.")
+    console.print(
+        "2  A teacher in closed form: the same model reads all of them in both directions; mean pooled, whitened."
+    )
     with bars("read") as progress:
         teacher = _teacher(backbone, [(row.query, row.response) for row in rows], output / "teacher", device, progress)
-    console.print("3  It embeds answers and questions: the targets are half of each.")
+    console.print("3  The targets: half of each answer's vector, half of its question's.")
     with bars("teach") as progress:
         teach(responses, teacher, output / "targets", progress, query_weight=TEACH.query_weight)
     console.print("4  Ridge regression finds the map from the question alone to its target.")

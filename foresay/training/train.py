@@ -108,8 +108,7 @@ class _Training(RunInFolder):
         self.rows, self.held = pairs.split(config)
         if config.batch_size > len(self.rows):
             logger.warning(
-                "a batch of %d rows holds some of the %d rows to learn from more than once; a smaller --batch-size "
-                "costs less for the same",
+                "a batch of %d rows repeats some of the %d rows to learn from; a smaller --batch-size trains faster",
                 config.batch_size,
                 len(self.rows),
             )
