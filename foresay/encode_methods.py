@@ -37,6 +37,22 @@ def is_document(prompt_name: str | None) -> bool:
     return prompt_name is not None and (prompt_name == "document" or prompt_name.endswith("-document"))
 
 
+def _as_rows(embeddings: Any) -> Array:  # noqa: ANN401
+    """Embeddings (rows, dim), whatever array or tensor they are; one vector is a row.
+
+    Raises:
+        InputError: if they are not numbers.
+    """
+    if isinstance(embeddings, torch.Tensor):
+        embeddings = embeddings.detach().float().cpu()
+    try:
+        return np.atleast_2d(np.asarray(embeddings, np.float32))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"embeddings of {type(embeddings).__name__} are no table of numbers; encode texts first"
+        ) from error
+
+
 class EncodeMethods:
     """What users of sentence-transformers expect, on top of one `embed`."""
 
@@ -177,9 +193,9 @@ class EncodeMethods:
         """Cosine of each left embedding (left, dim) with each right one (right, dim): (left, right).
 
         Raises:
-            InputError: if their widths differ.
+            InputError: if their widths differ, or they are not numbers.
         """
-        a, b = (unit(np.atleast_2d(np.asarray(side, np.float32))) for side in (left, right))
+        a, b = (unit(_as_rows(side)) for side in (left, right))
         if a.shape[-1] != b.shape[-1]:
             raise InputError(f"embeddings of widths {a.shape[-1]} and {b.shape[-1]}; expected vectors of one space")
         return np.asarray(a @ b.T)
@@ -189,9 +205,9 @@ class EncodeMethods:
         """Cosine of each left embedding (rows, dim) with the right one in its row: (rows,).
 
         Raises:
-            InputError: if there are not as many on both sides.
+            InputError: if there are not as many on both sides, or they are not numbers.
         """
-        a, b = (unit(np.atleast_2d(np.asarray(side, np.float32))) for side in (left, right))
+        a, b = (unit(_as_rows(side)) for side in (left, right))
         if a.shape != b.shape:
             raise InputError(f"embeddings of shapes {a.shape} and {b.shape}; expected as many on both sides")
         return np.asarray((a * b).sum(axis=1))

@@ -152,4 +152,9 @@ def test_similarity() -> None:
     assert Encoder.similarity(left[0], left[0]).tolist() == [[1.0]]
     with pytest.raises(InputError, match="widths 2 and 3; expected vectors of one space"):
         Encoder.similarity(left, np.ones((1, 3), np.float32))
+    trained = torch.tensor([[0.0, 2.0]], dtype=torch.bfloat16, requires_grad=True)
+    assert Encoder.similarity(trained, right).tolist() == [[1.0]]  # type: ignore[arg-type]
+    assert Encoder.similarity_pairwise(trained, right).tolist() == [1.0]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="embeddings of list are no table of numbers; encode texts first"):
+        Encoder.similarity(["a text"], left)  # type: ignore[arg-type]
     assert Ask(batch_size=np.int64(2)).batch_size == 2  # type: ignore[arg-type]

@@ -166,6 +166,8 @@ def test_bad_documents_and_places(encoder: Encoder, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match="cannot be indexed"):
             index.add([bad])
+    with pytest.raises(DataError, match="an index holds foresay.Document values, found dict: {'id': 'a'"):
+        index.add([{"id": "a", "text": "x"}])  # type: ignore[list-item]
     with locked(tmp_path / "index" / "writing.lock"), pytest.raises(DataError, match="another process is writing"):
         index.add(some(1))
     with pytest.raises(DataError, match="is there already"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,17 @@ def test_the_best_step_is_the_result(backbone: Get, tmp_path: Path) -> None:
     kept = Encoder.from_pretrained(tmp_path / "run" / "training" / f"step-{best:06d}", backbone=backbone("qwen3"))
     assert torch.equal(kept.model.special_tokens, encoder.model.special_tokens)
     assert json.loads((tmp_path / "run" / "foresay.json").read_text())["training"]["step"] == best
+
+
+def test_a_learning_rate_that_is_far_too_large_is_said(
+    backbone: Get, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All weights are gone, every embedding is the same: no vector of its own for any query."""
+    config = small(steps=2, held_out=2, evaluate_every=1)
+    train(pairs(), backbone("qwen3"), tmp_path / "good", config)
+    assert "nothing was learnt" not in caplog.text
+    train(pairs(), backbone("qwen3"), tmp_path / "bad", replace(config, learning_rate=1e6))
+    assert "nothing was learnt" in caplog.text and "the learning rate was 1e+06" in caplog.text
 
 
 @pytest.mark.parametrize("reconstruction", [1.0, 0.0])

@@ -71,8 +71,11 @@ def checked(document: Document) -> Document:
     """The document itself, if an index can hold it.
 
     Raises:
-        DataError: for an id or text that is empty or no valid Unicode, and for metadata that is not JSON.
+        DataError: for an id or text that is empty or no valid Unicode, for metadata that is not JSON, and
+            for what is no `Document`.
     """
+    if not isinstance(document, Document):
+        raise DataError(f"an index holds foresay.Document values, found {type(document).__name__}: {document!r:.80}")
     problem = problem_of(document.id, "its id") or problem_of(document.text, "its text")
     if problem is None:
         problem = _problem_of_metadata(document.metadata)

@@ -134,7 +134,7 @@ class Index(Searcher):
             there = Known(store.digests())
             pace = Pace(len(there))
             for block in blocks(items, BLOCK):
-                latest = {item.id: checked(item) for item in block}
+                latest = {item.id: item for item in map(checked, block)}
                 todo = [item for item in latest.values() if not there.has(item.id, item.digest())]
                 fresh = [item for item in todo if item.id not in there]
                 stale = [item for item in todo if item.id in there]

@@ -31,7 +31,7 @@ from ..errors import InputError
 from ..files import write_json
 from .closed_form import closed_form, standardise, start_from
 from .distributed import Processes, is_first
-from .held_out import target_metrics
+from .held_out import target_metrics, warn_of_nothing_learnt
 from .loop import RunInFolder, row_order, run_steps
 from .losses import in_shares, variance_of, weighted
 from .metrics import Metrics, Report, Step, held_out
@@ -273,6 +273,8 @@ class _Training(RunInFolder):
                 save(output, self.encoder, self._how(self.best["step"], self.best["metrics"]))
                 export(output, self.encoder)
 
+        if self.processes.first:
+            warn_of_nothing_learnt(self.best["metrics"], self.pairs, self.rows, self.held, self.config.learning_rate)
         self._load_weights(self.best["step"])
         self.encoder = self.encoder.with_query_weight(self.config.inference_query_weight)
         self.processes.copy_first(self.model.state_dict().values())
