@@ -1,5 +1,7 @@
-"""What several tests train on: a few pairs with random targets, and options for seconds."""
+"""What several tests train on: a few pairs with random targets, options for seconds, files of rows."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,3 +37,9 @@ def noting(steps: list[int]) -> Report:
 def killed_config() -> TrainConfig:
     """Every loss on, and more states than are kept."""
     return small(steps=6, held_out=2, keep=1, contrast_weight=0.5, dims=(4,), token_learning_rate=1e-2)
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """A JSON lines file of the rows."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
