@@ -81,7 +81,7 @@ test-hosts: .venv/developing .venv-hosts/installed
 
 # what pyproject.toml allows, at both ends; the tests are those that touch the libraries' insides
 VERSIONS := tests/test_plain.py tests/test_routes.py tests/test_hosts.py tests/test_model.py tests/test_backbone.py \
-	tests/test_respond*.py tests/test_reading_decode.py tests/test_train.py tests/test_checkpoint.py \
+	tests/test_respond*.py tests/test_reading_decode.py tests/test_train*.py tests/test_checkpoint.py \
 	tests/test_both_directions.py tests/test_llm2vec*.py tests/test_published_teachers.py
 
 test-versions: .venv-lowest/installed .venv-newest/installed
