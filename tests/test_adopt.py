@@ -315,6 +315,12 @@ def test_a_table_that_was_embedded_anew_is_refused(encoder: Encoder, tmp_path: P
     parquet_file(tmp_path, Hashed("another").embed(TEXTS))
     with pytest.raises(DataError, match="was embedded anew since"):
         open_index(tmp_path / "index", encoder)
+    table = parquet.read_table(source)
+    parquet.write_table(
+        table.set_column(0, "id", pa.array([f"new {name}" for name in table["id"].to_pylist()])), source
+    )
+    with pytest.raises(DataError, match="are not those of the teacher"):  # also where no id is what it was
+        open_index(tmp_path / "index", encoder)
     Path(source).rename(tmp_path / "moved.parquet")
     with pytest.raises(DataError, match=r"there is no .*theirs.parquet: put it back where it was, or adopt it"):
         open_index(tmp_path / "index", encoder)

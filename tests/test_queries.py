@@ -208,6 +208,14 @@ def test_encodings_with_a_byte_order_mark(tmp_path: Path, encoding: str, ending:
             list(read_queries(path))
 
 
+def test_half_a_character_of_utf_16(tmp_path: Path) -> None:
+    """One line instead of the codec's own error."""
+    path = tmp_path / "q.jsonl"
+    path.write_bytes('{"query": "a"}\n'.encode("utf-16") + b"x")
+    with pytest.raises(DataError, match="q.jsonl is not whole utf-16.* text .truncated data.; convert it to UTF-8"):
+        queries(path)
+
+
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
 def test_a_torn_or_damaged_gzip(tmp_path: Path, ending: str) -> None:
     """Half of a copied file, or a flipped bit far in it, is an error that names the file; alone and in a folder."""

@@ -72,6 +72,11 @@ def test_words_and_filters(encoder: Encoder, tmp_path: Path) -> None:
         index.search("x", where="year >>> 3")
     with pytest.raises(InputError, match="it holds a ;"):
         index.search("x", where="1 = 1; drop table x")
+    for bad in ("id = 'd1' id = 'd2'", "true ORDER BY id LIMIT 2", "id = 'd1' GROUP BY id", 5):
+        with pytest.raises(InputError, match="the filter"):
+            index.search("x", where=bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="top is 1.5; expected a whole number"):
+        index.search("x", 1.5)  # type: ignore[arg-type]
     index.add([Document("old", "a zebra", {"author": "Nellie; Bly"})])
     where = "json_get_bool(metadata, 'even') AND json_get_float(metadata, 'year') > 2014.5"
     assert {hit.id for hit in index.search("x", 40, where=where)} == {"d36", "d38"}
@@ -79,6 +84,9 @@ def test_words_and_filters(encoder: Encoder, tmp_path: Path) -> None:
         assert [hit.id for hit in index.search("zebras", where=where)] == ["old"]
     with pytest.raises(InputError, match="mode is 'sparse'"):
         index.search("x", mode="sparse")
+    index.add([Document("undated", "a zebra", {"year": "n.d."})])
+    with pytest.raises(InputError, match="used .some document has a value of another type there."):
+        index.search("x", where="json_get_int(metadata, 'year') > 1990")
     assert index.search('it\'s "quoted" AND (odd) id:x*~', mode="hybrid")
 
 
@@ -163,11 +171,16 @@ def test_bad_documents_and_places(encoder: Encoder, tmp_path: Path) -> None:
         Document("", "x"),
         Document("a", "x", {"n": float("nan")}),
         Document("a", "\ud800"),
+        Document("a", "x", {"author": "\ud800"}),
+        Document("a", "x", {"n": 2**63}),
+        Document("a", "x", {"inner": [{1: "one"}]}),
+        Document("a", "x", None),  # type: ignore[arg-type]
     ):
         with pytest.raises(DataError, match="cannot be indexed"):
             index.add([bad])
     with pytest.raises(DataError, match="an index holds foresay.Document values, found dict: {'id': 'a'"):
         index.add([{"id": "a", "text": "x"}])  # type: ignore[list-item]
+    assert index.add(Document("one", "alone")).new == 1 and index.holds("one") == {"one"}
     with locked(tmp_path / "index" / "writing.lock"), pytest.raises(DataError, match="another process is writing"):
         index.add(some(1))
     with pytest.raises(DataError, match="is there already"):
@@ -316,6 +329,10 @@ def test_the_commands(folder: Callable[[str], Path], tmp_path: Path) -> None:
     place, checkpoint = tmp_path / "index", tmp_path / "checkpoint"
     assert "12 documents (12 new, 0 replaced, 0 there already)" in run("index", checkpoint, source, "-o", place)
     assert "12 documents (0 new, 0 replaced, 12 there already)" in run("index", checkpoint, source, "-o", place)
+    (tmp_path / "empty.jsonl").write_text("")
+    for none in ("empty.jsonl", "none.jsonl"):
+        run("index", checkpoint, tmp_path / none, "-o", tmp_path / "nothing", code=1)
+        assert not (tmp_path / "nothing").exists()
     other = run("index", checkpoint, source, "-o", place, "--chunk-tokens", 9, code=1)
     assert "was made with other options: chunk_tokens was 0 and is now 9; give the same options" in other
     ask = ("search", checkpoint, place)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  #
     Run again after a kill, it goes on; with a changed file, it adds and replaces. A document is an id and a text.
     """
     config = build(IndexConfig, values)
-    column, split = values.pop("column"), values.pop("split")
+    rejected: list[str] = []
+    documents = _documents(source, values.pop("column"), values.pop("split"), rejected)
+    first = next(documents)  # a source without documents makes no index
     if not (output / "index.json").is_file():
         from ..retrieval.pointer import check_free
 
@@ -61,9 +64,8 @@ def index(checkpoint: str, source: str, output: Path, **values: Any) -> None:  #
             raise InputError(f"{output} was made with other options: {changed}; give the same options, or another -o")
     else:
         made = Index.create(output, encoder, config)
-    rejected: list[str] = []
     with progress_bar("indexing") as progress:
-        added = made.add(_documents(source, column, split, rejected), progress)
+        added = made.add(chain([first], documents), progress)
     click.echo(
         f"{output}: {len(made)} documents ({added.new} new, {added.changed} replaced, {added.kept} there already)"
     )

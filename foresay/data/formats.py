@@ -94,9 +94,12 @@ def _read_folder(folder: Path) -> Iterator[Row]:
 
 
 def _whole(path: Path, read: Callable[[Path], Iterator["Row"]]) -> Iterator[Row]:
-    """The rows of a file; DataError where a gzipped one ends too early or is damaged further on."""
-    with unzipping(path):
-        yield from read(path)
+    """The rows of a file; DataError where it is torn or damaged further on."""
+    try:
+        with unzipping(path):
+            yield from read(path)
+    except UnicodeDecodeError as error:  # of UTF-16 and UTF-32: what is wrong in UTF-8 spoils its own row only
+        raise DataError(f"{path} is not whole {error.encoding} text ({error.reason}); convert it to UTF-8") from error
 
 
 def _open(path: Path, newline: str | None = None) -> IO[str]:

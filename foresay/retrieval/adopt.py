@@ -24,6 +24,7 @@ from ..encoder import Encoder
 from ..errors import DataError, InputError
 from ..files import locked
 from ..teachers.whitened import WhitenedTeacher
+from ..tokenizing import check_texts
 from .backends.base import Backend, Place, Sample, open_backend
 from .numbers import blocks
 from .pointer import LOCK, check_free, clear, read_pointer, write_pointer
@@ -87,9 +88,9 @@ class Adopted(Searcher):
         if pointer.get("kind") != "adopted":
             raise DataError(f"{path} is an index of its own; open it with foresay.open_index")
         backend = open_backend(Place(pointer["source"], AdoptConfig(**pointer["config"])))
-        _check_probes(path, pointer, backend)
+        there = _check_probes(path, pointer, backend)
         agreement = Agreement(**pointer["agreement"])
-        if pointer["teacher"] != _teacher(encoder) or agreement.axes == "own":  # axes are a checkpoint's
+        if not there or pointer["teacher"] != _teacher(encoder) or agreement.axes == "own":  # axes are a checkpoint's
             agreement = compare(backend, encoder, pointer["config"]["sample"])
         return cls(path, backend, encoder, agreement)
 
@@ -99,7 +100,7 @@ class Adopted(Searcher):
 
     def holds(self, ids: Sequence[str]) -> set[str]:
         """Those of some ids that are there."""
-        return {name for block in blocks(ids, _BLOCK) for name in self.backend.fetch(block).ids}
+        return {name for block in blocks(check_texts(ids, "id"), _BLOCK) for name in self.backend.fetch(block).ids}
 
     def modes(self) -> tuple[str, ...]:
         """Dense alone, where the back end has no full-text search."""
@@ -261,16 +262,16 @@ def _check_lengths(backend: Backend, vectors: Array) -> None:
         )
 
 
-def _check_probes(path: Path, pointer: dict[str, Any], backend: Backend) -> None:
-    """Refuses a table whose vectors are not those that were adopted."""
+def _check_probes(path: Path, pointer: dict[str, Any], backend: Backend) -> bool:
+    """Refuses a table whose vectors are not those that were adopted; whether any of the probes is still there."""
     probes = dict(zip(pointer["probes"], np.load(path / "probes.npy", allow_pickle=False), strict=True))
     now = backend.fetch(list(probes))
     if not now.ids:
-        return  # all of them were deleted since
+        return False
     if now.vectors.shape[1] == len(next(iter(probes.values()))):
         cosine = float(np.median(cosines(now.vectors, np.stack([probes[name] for name in now.ids]))))
         if cosine >= SAME:
-            return
+            return True
         found = f"the same rows have a median cosine of {cosine:.3f} to what they were"
     else:
         found = f"they are {now.vectors.shape[1]} numbers wide"

@@ -84,14 +84,31 @@ def checked(document: Document) -> Document:
     return document
 
 
-def _problem_of_metadata(metadata: Mapping[str, Any]) -> str | None:
+def _problem_of_metadata(metadata: Any) -> str | None:  # noqa: ANN401
     """Why it cannot be stored, by the name of the first value that cannot; None if it can."""
+    if not isinstance(metadata, Mapping):
+        return f"its metadata is {type(metadata).__name__}, not names and values"
     for name, value in metadata.items():
         try:
-            json.dumps({name: value}, allow_nan=False).encode()
+            _check_plain(name, value)
+            json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError) as error:
             return f"{name!r} in its metadata is not plain JSON ({error})"
     return None
+
+
+def _check_plain(name: Any, value: Any) -> None:  # noqa: ANN401
+    """Refuses what Python's JSON writes and the table does not hold: names that are no strings, and huge integers."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is no string")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value} is beyond 64 bits")
+    if isinstance(value, Mapping):
+        for inner, one in value.items():
+            _check_plain(inner, one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_plain(name, one)
 
 
 def read_documents(

@@ -114,11 +114,11 @@ class Index(Searcher):
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def add(self, items: Iterable[Document], progress: Progress | None = None) -> Added:
+    def add(self, items: Document | Iterable[Document], progress: Progress | None = None) -> Added:
         """Adds documents as they come; run again after a kill, it passes over those that are there.
 
         Args:
-            items: documents; one whose id is there and whose text or metadata differs replaces the old one.
+            items: documents, or one; one whose id is there and whose text or metadata differs replaces the old one.
             progress: told after each commit.
 
         Returns:
@@ -128,6 +128,7 @@ class Index(Searcher):
             DataError: for a document that cannot be indexed, a vector that is not finite, or a second writer.
         """
         chunker = Chunker(self.encoder, self.config.chunk_tokens, self.config.overlap)
+        items = [items] if isinstance(items, Document) else items
         new = changed = kept = 0
         with locked(self.path / LOCK):
             store = self._sole()
@@ -174,7 +175,7 @@ class Index(Searcher):
 
     def holds(self, ids: Sequence[str]) -> set[str]:
         """Those of some ids that are there."""
-        wanted = set(ids)
+        wanted = set(check_texts(ids, "id"))
         return {name for name, _ in self._current().digests() if name in wanted}
 
     def beginnings(self, ids: Sequence[str]) -> dict[str, str]:

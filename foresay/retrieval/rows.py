@@ -13,6 +13,8 @@ from ..errors import InputError
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 
+_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -35,14 +37,24 @@ class Row:
     end: int = 0
 
 
-def check_filter(where: str) -> None:
-    """Refuses a filter of several statements, of which LanceDB would take the first and pass over the rest.
+def as_condition(where: str) -> str:
+    """A filter as one condition: in brackets, since LanceDB takes the first that it reads and passes over the rest.
 
     Raises:
-        InputError: if so.
+        InputError: if it is not text, or several statements.
     """
+    if not isinstance(where, str):
+        raise InputError(f"the filter is {type(where).__name__}; expected a text with one condition")
     if ";" in _QUOTED.sub("", where):
         raise InputError(f"the filter {where!r} cannot be used (it holds a ;); expected one condition: take it out")
+    return f"({where}\n)"
+
+
+def reason_of(error: Exception) -> str:
+    """Why LanceDB cannot use a filter, in one line, without where in its sources that is."""
+    if "InvalidCast" in str(error):
+        return "some document has a value of another type there"
+    return _PLACE.sub("", str(error).strip().splitlines()[0])
 
 
 class Searchable(Protocol):

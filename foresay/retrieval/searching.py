@@ -8,6 +8,7 @@ encoder with what made its vectors.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -115,8 +116,8 @@ class Searcher(ABC):
         mode = mode or self.mode
         if mode not in MODES:
             raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
-        if top < 1:
-            raise InputError(f"top is {top}; expected 1 or more")
+        if not isinstance(top, Integral) or top < 1:
+            raise InputError(f"top is {top!r}; expected a whole number, 1 or more")
         queries = check_texts(queries, "query")
         table = self._table()
         vectors: Sequence[Array | None] = [None] * len(queries)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..embedded import Array
 from ..errors import DataError, InputError
 from .numbers import number
-from .rows import Row, check_filter
+from .rows import Row, as_condition, reason_of
 from .states import Keeping
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))  # read ahead while joining files; 2 GB by default
@@ -228,15 +228,14 @@ class Store:
 
     def _rows(self, query: Any, limit: int, where: str | None, score: str) -> list[Row]:  # noqa: ANN401
         if where is not None:
-            check_filter(where)
-            query = query.where(where, prefilter=True)
+            query = query.where(as_condition(where), prefilter=True)
         try:
             found = query.select([*SHOWN, score]).limit(limit).to_list()
         except (ValueError, OSError, RuntimeError) as error:
             if where is None:
                 raise
             raise InputError(
-                f"the filter {where!r} cannot be used ({str(error).strip().splitlines()[0]}); expected SQL such as "
+                f"the filter {where!r} cannot be used ({reason_of(error)}); expected SQL such as "
                 "\"json_get_int(metadata, 'year') > 1990\" or \"json_get_string(metadata, 'author') = 'Bly'\""
             ) from error
         sign = (lambda distance: 1 - distance) if score == "_distance" else float

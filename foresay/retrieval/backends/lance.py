@@ -14,7 +14,7 @@ import numpy as np
 
 from ...embedded import Array
 from ...errors import DataError, InputError
-from ..rows import Row, check_filter
+from ..rows import Row, as_condition
 from .base import IDS, TEXTS, Backend, Place, Sample, choose, kind, library, matrix, name_of, only, plain
 
 
@@ -83,8 +83,7 @@ class LanceTable(Backend):
 
     def _rows(self, query: Any, limit: int, where: str | None, score: str) -> list[Row]:  # noqa: ANN401
         if where is not None:
-            check_filter(where)
-            query = query.where(where, prefilter=True)
+            query = query.where(as_condition(where), prefilter=True)
         try:
             found = query.select([*self._shown, score]).limit(limit).to_list()
         except (ValueError, OSError, RuntimeError) as error:
