@@ -334,6 +334,7 @@ def test_places_that_are_none(encoder: Encoder, tmp_path: Path) -> None:
     source, _ = parquet_file(tmp_path, VECTORS)
     ids = pa.nulls(COUNT, pa.string())
     parquet.write_table(parquet.read_table(source).set_column(0, "id", ids), tmp_path / "nameless.parquet")
+    parquet.write_table(parquet.read_table(source).slice(0, 0), tmp_path / "empty.parquet")
     (tmp_path / "bad.parquet").write_text("no")
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.save(tmp_path / "some.npy", VECTORS[:5])
@@ -342,6 +343,7 @@ def test_places_that_are_none(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("a\nb")
     cases: list[tuple[str, AdoptConfig, str]] = [
         (str(tmp_path / "nameless.parquet"), AdoptConfig(), "of 60 sampled rows 60 have no id; .* with --id-column"),
+        (str(tmp_path / "empty.parquet"), AdoptConfig(), "empty.parquet has no rows"),
         (str(tmp_path / "moved.parquet"), AdoptConfig(), "there is no .*moved.parquet: put it back"),
         ("nowhere", AdoptConfig(), "no kind of index knows 'nowhere'; expected a LanceDB folder"),
         (source, AdoptConfig(text_column="x"), "expected 'x': name it with --text-column"),

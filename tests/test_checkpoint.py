@@ -159,6 +159,22 @@ def test_verify_fails_loudly(saved: Path) -> None:
         verify(saved, device="cpu")
 
 
+def test_verify_tells_damaged_files_of_the_plain_library(saved: Path, tmp_path: Path) -> None:
+    """Missing or torn, whatever that library raises: the reason, and a command that writes them anew."""
+    (saved / "router_config.json").write_text("{")
+    said = (
+        r"plain sentence-transformers are incomplete or damaged \(JSONDecodeError: .*foresay bundle .*checkpoint -o NEW"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        verify(saved, device="cpu")
+    for name in ("router_config.json", "modules.json"):
+        (saved / name).unlink()
+        with pytest.raises(CheckpointError, match=r"damaged \(\w+\.json is missing\)"):
+            verify(saved, device="cpu")
+    bundle(saved, tmp_path / "new", device="cpu")
+    assert len(verify(tmp_path / "new", device="cpu")) == 4
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(backbone: Get, saved: Path, dtype: str) -> None:
     """Loads, encodes and verifies in 16 bits, within the tolerance that verify allows."""

@@ -216,6 +216,22 @@ def test_what_a_library_cannot_spell(text: str, codec: str) -> None:
     assert "ößer" in result.output and result.output.endswith("PYTHONUTF8=1 before it\n")
 
 
+def test_half_a_character_is_told_in_one_line() -> None:
+    """It is no name's byte either, so no locale helps."""
+
+    @click.command()
+    def fails() -> None:
+        "x\ud800y".encode()
+
+    group = Group()
+    group.add_command(fails)
+    result = CliRunner().invoke(group, ["fails"])
+    assert result.exit_code == 1 and result.output.startswith(
+        "error: a text holds '\\ud800y', which is not valid Unicode"
+    )
+    assert result.output.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file", "x"), RuntimeError("os error 28")])
 def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
     """A missing file of somebody else's is not taken for an output that cannot be written."""

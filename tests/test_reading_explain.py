@@ -122,6 +122,16 @@ def test_pairs_that_are_none(backbone: Get, pairs: list[tuple[str, str]]) -> Non
         explain(make(backbone("qwen3")), pairs)
 
 
+def test_what_does_not_go_together_is_named(tmp_path: Path) -> None:
+    """Nothing given, a query alone, or both; and a page that would be no JSON. Before anything is loaded."""
+    either = "give either a QUERY and a DOCUMENT, or --pairs FILE"
+    assert run("explain", tmp_path, code=1) == f"error: {either}\n"
+    assert run("explain", tmp_path, "only one", code=1) == f"error: a DOCUMENT is missing: {either}\n"
+    assert f"{either}, not both" in run("explain", tmp_path, *PAIR, "--pairs", tmp_path / "pairs.jsonl", code=1)
+    page = ["--html", tmp_path / "why.html", "--json"]
+    assert "either --html or --json, not both" in run("explain", tmp_path, *PAIR, *page, code=1)
+
+
 def test_the_commands(backbone: Get, tmp_path: Path) -> None:
     """Terminal, JSON, a page for a file of pairs, and a checkpoint that cannot decode."""
     base = backbone("qwen3")
@@ -143,7 +153,6 @@ def test_the_commands(backbone: Get, tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
     assert not {"\x00", "\u202e"} & set(page)
     assert "not both" in run("explain", tmp_path / "checkpoint", *PAIR, *how, code=1)
-    assert "either a QUERY and a DOCUMENT" in run("explain", tmp_path / "checkpoint", "only one", code=1)
     (tmp_path / "pairs.jsonl").write_text('{"query": "x"}\n')
     assert 'line 1: expected {"query"' in run("explain", tmp_path / "checkpoint", *how, code=1)
     save(tmp_path / "mute", make(base, decodes=False))

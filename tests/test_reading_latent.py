@@ -200,7 +200,7 @@ def test_an_index_of_another_backbone_is_refused(backbone: Get, tmp_path: Path) 
     encoder = Encoder(Model(backbone("llama"), thought=0, compression=2, dim=8))
     with pytest.raises(InputError, match="is an index of .*qwen3.*not of .*llama"):
         lens(encoder, "x", LensConfig(lens="latent", latent_index=str(tmp_path / "index")))
-    with pytest.raises(DataError, match="no latent index in"):
+    with pytest.raises(DataError, match=r"no latent index in .*foresay latent-index TEXTS -m .*llama.* -o .*nowhere$"):
         lens(encoder, "x", LensConfig(lens="latent", latent_index=str(tmp_path / "nowhere")))
     index = LatentIndex(tmp_path / "index", backbone("qwen3"))
     with pytest.raises(InputError, match="holds the layers 0, 1, 2, not 5"):

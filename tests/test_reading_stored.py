@@ -59,6 +59,8 @@ def test_stored_items_decode_without_their_text(backbone: Get, tmp_path: Path) -
     assert [line["text"] for line in printed] == expected
     assert [line["id"] for line in printed] == [f"t{n}" for n in range(6)]
     assert printed[0]["tokens"][0]["log_prob"] <= 0
+    wrong = run("decode", checkpoint, "--soft-prompts", vectors, *here, code=1)
+    assert f"{vectors} holds no soft prompts, but {file} beside it does; name that one" in wrong
     two = run("decode", checkpoint, *how, "--row", 3, "--row", 1, "--json").splitlines()
     assert [json.loads(line)["text"] for line in two] == [expected[3], expected[1]]
     assert run("decode", checkpoint, *how, "--row", 3).split() == expected[3].split()

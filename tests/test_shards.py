@@ -83,6 +83,17 @@ def test_gaps_and_differences(source: Path, tmp_path: Path) -> None:
         merge(paths, paths[0])
 
 
+def test_a_missing_file_is_named_and_nothing_is_written(source: Path, tmp_path: Path) -> None:
+    """Queries, read last, or a shard: the call can be repeated with the right name."""
+    paths, out = answered(source, 2), tmp_path / "m.jsonl"
+    with pytest.raises(DataError, match=r"wrong\.jsonl"):
+        merge(paths, out, QueryFile(tmp_path / "wrong.jsonl"))
+    with pytest.raises(DataError, match=r"there is no .*nope\.jsonl; write it with: foresay respond"):
+        merge([*paths, tmp_path / "nope.jsonl"], out)
+    assert not list(tmp_path.glob("m.*"))
+    assert merge(paths, out, QueryFile(source)).gaps == 0
+
+
 def test_look(tmp_path: Path, figures: list[Any]) -> None:
     """Counts, shares and lengths, by hand; and a picture."""
     said = ["I\u2019m sorry, but I can't help with that.", "As an AI language model, I cannot do so.", "No."]

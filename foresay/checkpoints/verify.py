@@ -3,11 +3,17 @@
 In: a checkpoint. Out: a verdict a way, or a `VerifyError`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
+
+import torch
 
 from ..backbone import Backbone
 from ..encoder import Array, Encoder
-from ..errors import VerifyError
+from ..errors import CheckpointError, VerifyError
+from ..shown import one_line
 from .folder import find, read_tensors
 from .golden import GOLDEN_TEXTS, TOLERANCE, Verdict, distance, recompute
 from .record import GOLDEN, Exported, Record
@@ -31,7 +37,7 @@ def verify(
 
     Raises:
         VerifyError: if one of them disagrees, naming it and the distance.
-        CheckpointError: if the checkpoint cannot be read.
+        CheckpointError: if the checkpoint cannot be read, or plain sentence-transformers cannot read its part of it.
     """
     folder = find(path)
     record, golden = Record.load(folder), read_tensors(folder / GOLDEN)
@@ -57,14 +63,37 @@ def _recompute_plain(
 
     from .export.sentence_transformers import queries_by_both
 
+    missing = [name for name in exported.files if not (folder / name).exists()]
+    if missing:
+        raise _unreadable(folder, f"{missing[0]} is missing")
     backbone, texts = encoder.model.backbone, list(GOLDEN_TEXTS)
-    plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
-    if encoder.query_weight:
-        found = queries_by_both(plain, texts, encoder.query_weight, prompt="")
-    else:
-        found = plain.encode_query(texts, prompt="", show_progress_bar=False)
-    computed = {"sentence-transformers": ("embeddings", found)}
-    if documents and exported.documents:
-        found = plain.encode_document(texts, show_progress_bar=False)
-        computed["sentence-transformers, documents"] = ("documents", found)
+    with _reading_plain(folder):
+        plain = SentenceTransformer(str(folder), device=str(backbone.device), model_kwargs={"dtype": backbone.dtype})
+        if encoder.query_weight:
+            found = queries_by_both(plain, texts, encoder.query_weight, prompt="")
+        else:
+            found = plain.encode_query(texts, prompt="", show_progress_bar=False)
+        computed = {"sentence-transformers": ("embeddings", found)}
+        if documents and exported.documents:
+            found = plain.encode_document(texts, show_progress_bar=False)
+            computed["sentence-transformers, documents"] = ("documents", found)
     return computed
+
+
+@contextmanager
+def _reading_plain(folder: Path) -> Iterator[None]:
+    """Turns what the plain library raises on damaged files, which may be anything, into a CheckpointError."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(folder, one_line(f"{type(error).__name__}: {error}", 200)) from error
+
+
+def _unreadable(folder: Path, reason: str) -> CheckpointError:
+    """That the files for plain sentence-transformers cannot be used, why, and how to get others."""
+    return CheckpointError(
+        f"{folder}: its files for plain sentence-transformers are incomplete or damaged ({reason}); write them anew "
+        f"with foresay bundle {quote(str(folder))} -o NEW, or get the checkpoint again"
+    )

@@ -54,6 +54,8 @@ def explain(
     **where: Any,  # noqa: ANN401
 ) -> None:
     """Show what both embeddings say and which words of QUERY and DOCUMENT matter, to Foresay and to the teacher."""
+    if html is not None and as_json:
+        raise InputError("--html writes a page instead of printing; give either --html or --json, not both")
     wanted = _pairs_of(query, document, pairs)
     if html is not None:
         check_file(html, (".html", ".htm"), [pairs], "--html")
@@ -78,7 +80,10 @@ def _pairs_of(query: str | None, document: str | None, pairs: Path | None) -> li
     """Pairs from the arguments or from a file."""
     if pairs is None and query is not None and document is not None:
         return [(query, document)]
-    if pairs is None or query is not None:
+    if pairs is None:
+        lacks = "a DOCUMENT is missing: " if query is not None else ""
+        raise InputError(f"{lacks}give either a QUERY and a DOCUMENT, or --pairs FILE")
+    if query is not None:
         raise InputError("give either a QUERY and a DOCUMENT, or --pairs FILE, not both")
     if not pairs.is_file():
         raise InputError(f'there is no file {pairs}; expected lines {{"query": …, "document": …}}')

@@ -168,8 +168,12 @@ def _unspelled(error: Exception) -> str | None:
     """What a library's failure in a locale without UTF-8 has to be told as; None for any other error."""
     if not isinstance(error, UnicodeEncodeError):
         return None
-    name = os.fsencode(error.object) if error.reason == "surrogates not allowed" else error.object[error.start :][:20]
-    shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+    shown = error.object[error.start :][:20]
+    if error.reason == "surrogates not allowed":
+        try:
+            shown = os.fsencode(error.object).decode(errors="replace")
+        except UnicodeEncodeError:  # not a name's bytes, but half of a character, which no encoding has
+            return f"a text holds {shown!r}, which is not valid Unicode: it begins with a lone surrogate; take it out"
     return f"a library cannot spell {shown!r} in this locale; repeat the command with PYTHONUTF8=1 before it"
 
 

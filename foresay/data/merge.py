@@ -2,7 +2,7 @@
 
 In: files that `respond --shard` wrote. Out: one file with its manifest, as one machine would have written it but for
 the order of its rows; and what was found: repeated rows, and queries without a response.
-Be careful: nothing is written until every shard has been read once.
+Be careful: nothing is written until every shard has been read once, and the queries too.
 """
 
 import json
@@ -15,7 +15,7 @@ from ..errors import DataError, InputError
 from ..files import differences, read_json, write_json
 from ..outputs import check_output, replacing
 from .queries import Query, Reject
-from .responses import Response, stream_responses
+from .responses import Response, check_responses, stream_responses
 from .seen import Seen, content_id
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.jsonl$")
@@ -47,7 +47,8 @@ def merge(shards: Sequence[Path], output: Path, queries: Iterable[Query | Reject
         queries: what should have been answered; gaps are counted only then.
 
     Raises:
-        DataError: if shards were made otherwise, a shard is missing, or one id has two different responses.
+        DataError: if a file is missing, shards were made otherwise, one of a split is missing, one id has two different
+            responses, or the queries cannot be read. Nothing has been written then.
         InputError: if the output is there already.
     """
     if output.exists():
@@ -59,6 +60,7 @@ def merge(shards: Sequence[Path], output: Path, queries: Iterable[Query | Reject
     _check_numbers(shards)
     seen = Seen()
     repeated = sum(_is_repeated(row, seen, shard) for shard in shards for row in stream_responses(shard))
+    gaps = None if queries is None else sum(isinstance(q, Query) and q.id not in seen for q in queries)
     rows = 0
     written = Seen()
     with replacing(output) as part, part.open("w", encoding="utf-8") as file:
@@ -68,7 +70,6 @@ def merge(shards: Sequence[Path], output: Path, queries: Iterable[Query | Reject
                 rows += 1
     write_json(_side(output, "manifest.json"), made)
     rejected = _join_rejects(shards, output)
-    gaps = None if queries is None else sum(isinstance(q, Query) and q.id not in seen for q in queries)
     return Merged(rows, repeated, gaps, rejected)
 
 
@@ -80,6 +81,7 @@ def _made_alike(shards: Sequence[Path]) -> dict[str, object]:
     """The manifest that all shards share."""
     first: dict[str, object] | None = None
     for shard in shards:
+        check_responses(shard)
         found = read_json(_side(shard, "manifest.json"))
         changed = differences(first, found) if first is not None else ""
         if changed:

@@ -67,12 +67,12 @@ class IndexManifest:
     version: str = __version__
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The manifest in a folder; DataError if there is none that this version reads."""
+    def read(cls, folder: Path, backbone: str = "BACKBONE") -> Self:
+        """The manifest in a folder; DataError if there is none that this version reads, with how one is made."""
         if not (folder / _MANIFEST).is_file():
             raise DataError(
                 f"there is no latent index in {folder}; make one with: "
-                f"foresay latent-index TEXTS -o {quote(str(folder))}"
+                f"foresay latent-index TEXTS -m {quote(backbone)} -o {quote(str(folder))}"
             )
         try:
             manifest = cls(**read_json(folder / _MANIFEST))
@@ -149,7 +149,7 @@ class LatentIndex:
             DataError: if it is missing, unfinished or damaged.
             InputError: if it is of another backbone.
         """
-        self.folder, self.manifest = folder, IndexManifest.read(folder)
+        self.folder, self.manifest = folder, IndexManifest.read(folder, backbone.name)
         manifest = self.manifest
         if manifest.done < manifest.sentences:
             raise DataError(

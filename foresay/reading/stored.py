@@ -97,7 +97,7 @@ class SoftPrompts:
         if not path.is_file():
             raise DataError(f"there are no soft prompts in {path}; store some with: foresay encode --keep-soft-prompts")
         if not _manifest_path(path).is_file():
-            raise DataError(f"{_manifest_path(path)} is missing, so {path} is unfinished; repeat foresay encode")
+            raise DataError(_without_manifest(path))
         try:
             manifest = StoredManifest(**read_json(_manifest_path(path)))
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -144,6 +144,14 @@ class SoftPrompts:
         if missing:
             raise InputError(f"{self.path} has the rows 0 to {self.manifest.items - 1}, not {missing[0]}")
         return list(wanted)
+
+
+def _without_manifest(path: Path) -> str:
+    """What a file without a manifest is: vectors with soft prompts beside them, or unfinished soft prompts."""
+    meant = path.with_suffix(".soft_prompts.npy")
+    if meant.is_file():
+        return f"{path} holds no soft prompts, but {meant} beside it does; name that one"
+    return f"{_manifest_path(path)} is missing, so {path} is unfinished; repeat foresay encode"
 
 
 def _manifest_path(path: Path) -> Path:

@@ -99,7 +99,7 @@ class ParquetFile(Arrays):
         """Reads the vectors.
 
         Raises:
-            DataError: if it is no such file, or holds no column of vectors or texts.
+            DataError: if it is no such file, or holds no row, or no column of vectors or texts.
         """
         import pyarrow as pa
         from pyarrow import dataset
@@ -115,9 +115,11 @@ class ParquetFile(Arrays):
         self._text = choose("texts", config.text_column, names, TEXTS, "--text-column")
         self._id = choose("ids", config.id_column, names, IDS, "--id-column")
         self._others = [name for name in names if name != self._vector]
+        if not self._file.count_rows():
+            raise DataError(f"{path} has no rows, so there is nothing to search; expected a vector in every row")
         column = self._file.to_table(columns=[self._vector])[self._vector].combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        if not len(column) or column.null_count or len(flat) % len(column):
+        if column.null_count or len(flat) % len(column):
             raise DataError(f"{path}, column {self._vector!r}: expected as many numbers in every row, and none missing")
         super().__init__(path, flat.reshape(len(column), -1))
 
