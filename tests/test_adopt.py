@@ -274,6 +274,16 @@ def test_some_rows_are_never_found(encoder: Encoder, tmp_path: Path) -> None:
     assert np.isfinite([hit.score for hit in hits]).all()
 
 
+def test_a_table_without_rows_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    """As one, and not for its columns."""
+    import lancedb
+
+    source, config = lance(tmp_path, VECTORS)
+    lancedb.connect(source).open_table("theirs").delete("true")
+    with pytest.raises(DataError, match="the table has no rows, so there is nothing to search"):
+        adopt(source, encoder, tmp_path / "index", config)
+
+
 def test_the_teacher_below_a_whitened_one_is_named(encoder: Encoder, tmp_path: Path) -> None:
     """Its vectors have to be mapped once."""
     whitening = Whitening(VECTORS.mean(axis=0), np.diag(1 / VECTORS.std(axis=0)).astype(np.float32))

@@ -236,8 +236,10 @@ def _good(sample: Sample) -> Sample:
     """Rows that have a text and a vector of finite numbers.
 
     Raises:
-        DataError: if there are too few, or one has no id.
+        DataError: if there are none or too few, or one has no id.
     """
+    if not sample.ids:
+        raise DataError("the table has no rows, so there is nothing to search; fill it first")
     if nameless := sum(not name for name in sample.ids):
         raise DataError(
             f"of {len(sample.ids)} sampled rows {nameless} have no id; expected one in each: fill them in there, or "
