@@ -4,6 +4,7 @@ In: requests, and pieces of text from the engine. Out: responses, or server-sent
 Be careful: a stream has its status before its first piece; what goes wrong later is an event of its own.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from ...backbone import Backbone
-from ..engine.jobs import Ticket
+from ..engine.jobs import Stopped, Ticket
 from ..engine.outlets import Piece, Stream
 from ..engine.sampling import Chosen, Sampling
 from ..engine.writing import Prompt
@@ -152,6 +153,11 @@ def stream(
             if told is None:
                 raise
             yield server_sent(json.loads(told.body()))
+        except asyncio.CancelledError:
+            if not service_of(request).draining:  # the client has left
+                raise
+            if told := translate(Stopped("the server is shutting down")):
+                yield server_sent(json.loads(told.body()))
         finally:
             ticket.cancel()  # whoever reads no more gets no more written
             note(request, written=written)
