@@ -44,6 +44,20 @@ def server(backbone: Get, checkpoint: Path) -> Iterator[Running]:
         yield found
 
 
+def test_a_web_page_may_send_its_key(backbone: Get, checkpoint: Path) -> None:
+    """Of an origin that `--cors` names: in either header that the server reads keys from."""
+    page = "http://app.example"
+    with running([checkpoint], backbone("qwen3"), KEYS, cors=(page,)) as server:
+        asked = {"Origin": page, "Access-Control-Request-Method": "POST"}
+        for header in ("x-api-key", "authorization"):
+            wanted = {"Access-Control-Request-Headers": f"{header},content-type"}
+            answer = server.ask("OPTIONS", "/v1/embeddings", headers={**asked, **wanted})
+            assert answer.status == 200, answer.body
+            assert header in answer.headers["access-control-allow-headers"]
+        others = server.ask("OPTIONS", "/v1/embeddings", headers={**asked, "Origin": "http://other.example"})
+        assert others.status == 400
+
+
 # -- keys ------------------------------------------------------------------------------------------------
 
 
