@@ -165,11 +165,21 @@ def test_overload_refuses_and_recovers(backbone: Get, checkpoint: Path) -> None:
         assert (engine.queue.waiting, len(engine.queue), len(engine.desk)) == (0, 0, 0)
 
 
+def slow_down(server: Running) -> None:
+    """Lets each token take its time."""
+    fast = server.service.engine.desk.step
+
+    def step() -> int:
+        time.sleep(0.05)
+        return fast()
+
+    server.service.engine.desk.step = step  # type: ignore[method-assign]
+
+
 def test_what_outlasts_the_drain_is_told_so(backbone: Get, checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A whole answer becomes a 503 that says when to come back, a stream ends with the same error."""
     with running([checkpoint], backbone("qwen3"), drain=1) as server, ThreadPoolExecutor(2) as pool:
-        step = server.service.engine.desk.step
-        server.service.engine.desk.step = lambda: (time.sleep(0.05), step())[1]  # type: ignore[method-assign]
+        slow_down(server)
         both = [pool.submit(server.post, "/v1/completions", {**ENDLESS, "stream": stream}) for stream in (False, True)]
         until(lambda: len(server.service.engine.desk) == 2)
         server.terminate()
@@ -186,8 +196,7 @@ def test_who_leaves_while_the_server_drains_is_no_error(
 ) -> None:
     """The text of a client that has left is dropped, and the server ends without waiting for it."""
     with running([checkpoint], backbone("qwen3")) as server:
-        step = server.service.engine.desk.step
-        server.service.engine.desk.step = lambda: (time.sleep(0.05), step())[1]  # type: ignore[method-assign]
+        slow_down(server)
         body = json.dumps(ENDLESS).encode()
         with connect(server) as connection:
             connection.sendall(head(body, "/v1/completions") + body)
