@@ -104,6 +104,12 @@ def chat_log_probs(backbone: Backbone, tokens: list[Chosen]) -> schemas.ChatLogP
     )
 
 
+def piece_log_probs(backbone: Backbone, piece: Piece) -> dict[str, Any] | None:
+    """Those of one piece of a stream, as JSON; None where it has no token, or they were not asked for."""
+    told = chat_log_probs(backbone, [piece.token]) if piece.token is not None else None
+    return told.model_dump() if told else None
+
+
 def _token(backbone: Backbone, token: int, log_prob: float) -> dict[str, Any]:
     text = str(backbone.tokenizer.decode([token]))
     whole = "\ufffd" not in text  # a part of a character is no text
