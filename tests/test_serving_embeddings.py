@@ -300,6 +300,40 @@ def test_similarity_is_the_encoders(server: Running, encoder: Encoder) -> None:
     np.testing.assert_allclose(np.diag(own), 1, atol=1e-5)
 
 
+def test_the_side_in_a_models_name_is_heeded_or_refused(server: Running, encoder: Encoder) -> None:
+    """Similarity embeds both lists as it says; where a route chooses the sides itself, the name may say none."""
+    documents = encoder.encode_document(SENTENCES)
+    found = server.post("/v1/similarity", {"left": SENTENCES, "model": "one:document"}).json
+    np.testing.assert_allclose(found["scores"], encoder.similarity(documents, documents), atol=1e-5)
+    twice = {"left": SENTENCES, "left_type": "query", "model": "one:document"}
+    assert server.post("/v1/similarity", twice).status == 400
+    for path, body in (("rerank", {"query": "x", "documents": ["x"]}), ("decode", {"input": "x"})):
+        refused = server.post(f"/v1/{path}", {**body, "model": "one:document"})
+        assert (refused.status, refused.json["error"]["param"]) == (400, "model")
+        assert "'document'" in refused.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/similarity", {"left": []}, 400, "left"),
+        ("/v1/similarity", {"left": ["x"], "right": []}, 400, "right"),
+        ("/v1/similarity", {"left": ["x"], "right": [LONG], "truncate": False}, 422, "right"),
+        ("/rerank", {"query": "x", "texts": []}, 400, "texts"),
+        ("/rerank", {"query": "x", "documents": []}, 400, "documents"),
+        ("/rerank", {"query": "x", "texts": ["x", LONG], "truncate": False}, 422, "texts"),
+        ("/v1/rerank", {"query": LONG, "documents": ["x"], "truncate": False}, 422, "query"),
+        ("/v1/rerank", {"query": "x", "documents": [LONG], "truncate": False}, 422, "documents"),
+        ("/v1/embeddings", {"input": "x", "prompt_name": ""}, 400, "prompt_name"),
+    ],
+)
+def test_the_field_at_fault_is_named(path: str, body: object, status: int, param: str, server: Running) -> None:
+    """By the name that the request gave it."""
+    answer = server.post(path, body)
+    assert (answer.status, answer.json["error"]["param"]) == (status, param), answer.body
+    assert param in answer.json["error"]["message"] or param == "prompt_name"
+
+
 def test_the_lens_reads_what_reading_reads(server: Running, encoder: Encoder) -> None:
     """Same layers, tokens and words."""
     found = server.post("/v1/lens", {"input": SENTENCES[0], "top": 3, "layers": "0,2"}).json

@@ -38,7 +38,7 @@ async def decode(body: DecodeRequest, request: Request) -> DecodeResponse | Resp
     """Writes out what texts or soft prompts stand for."""
     service = service_of(request)
     ticket = service.ticket()
-    served, _ = service.checkpoint(body.model)
+    served = service.sideless(body.model, "decoding")
     service.check_writer(None)
     if not served.encoder.decodes:
         raise InputError(
