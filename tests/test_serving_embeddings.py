@@ -263,6 +263,46 @@ def test_what_cannot_be_is_refused_in_openais_shape(body: object, status: int, c
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        *(
+            (
+                "/v1/embeddings",
+                {"input": wrong},
+                "input",
+                "a string, a list of strings, a list of token ids or a list of",
+            )
+            for wrong in (["a", 1], None, [True], [1.5], 3, {"str": 1})
+        ),
+        ("/v1/completions", {"prompt": "x", "stop": ["", ""]}, "stop.0", "at least 1 character"),
+        ("/v1/completions", {"prompt": "x", "stop": 3}, "stop", "expected a string or a list of strings"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"5": 1000}}, "logit_bias.5", "less than or equal to 100"),
+        ("/v1/completions", {"prompt": "x", "n": None}, "n", "valid integer"),
+        (
+            "/v1/rerank",
+            {"query": "x", "documents": ["x", 3]},
+            "documents.1",
+            "expected a string or an object with text",
+        ),
+        ("/rerank", {"query": "x", "documents": [{"txt": "x"}]}, "documents.0.txt", "is not an option"),
+        ("/rerank", {"query": "x", "texts": ["x", 3]}, "texts.1", "valid string"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.image_url",
+            "'messages.0.content.0.image_url' is not an option",
+        ),
+    ],
+)
+def test_of_several_types_that_is_told_which_was_meant(
+    path: str, body: object, param: str, message: str, server: Running
+) -> None:
+    """Or all that a field takes, in words; and no name of a type of the server's own."""
+    error = server.post(path, body).json["error"]
+    assert error["param"] == param and message in error["message"], error
+
+
 def test_reranking_is_by_cosine_of_query_and_documents(server: Running, encoder: Encoder) -> None:
     """In Cohere's and Jina's shape, and in that of text-embeddings-inference."""
     query, documents = SENTENCES[0], SENTENCES[1:]
