@@ -375,6 +375,19 @@ def test_checkpoints_come_and_go_while_the_server_runs(backbone: Get, checkpoint
         assert embed("one") == 200
 
 
+def test_an_address_that_cannot_be_listened_on(tmp_path: Path) -> None:
+    """Said with host, port and repair, before a model is loaded."""
+    missing = [str(tmp_path / "missing")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1 port {port}: another program .* --port"):
+            serve(missing, ServeConfig(port=port))
+    with pytest.raises(InputError, match=r"--host not\.a\.host is no name"):
+        serve(missing, ServeConfig(host="not.a.host", open=True))
+    with pytest.raises(InputError, match=r"192\.0\.2\.1 port 8000: this machine does not have"):
+        serve(missing, ServeConfig(host="192.0.2.1", open=True))
+
+
 def test_a_port_that_is_none() -> None:
     """Said before a model is loaded."""
     with pytest.raises(InputError, match="port is 99999; expected at most 65535"):
