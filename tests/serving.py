@@ -1,6 +1,7 @@
 """What the tests of the server share: tiny checkpoints on disk, a server in a thread, and a plain HTTP client."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,9 +71,14 @@ class Answer:
 class Running:
     """A server in a thread, on a free port of the loopback interface."""
 
-    def __init__(self, service: Service, port: int) -> None:
+    def __init__(self, service: Service, server: _Server) -> None:
         """Takes what was started."""
-        self.service, self.port = service, port
+        self.service, self._server = service, server
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+
+    def terminate(self) -> None:
+        """Does what SIGTERM does to a process."""
+        self._server.handle_exit(signal.SIGTERM, None)
 
     @property
     def url(self) -> str:
@@ -132,6 +138,7 @@ def running(
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_graceful_shutdown=config.drain,
         ),
         service,
     )
@@ -142,7 +149,7 @@ def running(
         assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
     try:
-        yield Running(service, server.servers[0].sockets[0].getsockname()[1])
+        yield Running(service, server)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -263,6 +263,46 @@ def test_what_cannot_be_is_refused_in_openais_shape(body: object, status: int, c
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        *(
+            (
+                "/v1/embeddings",
+                {"input": wrong},
+                "input",
+                "a string, a list of strings, a list of token ids or a list of",
+            )
+            for wrong in (["a", 1], None, [True], [1.5], 3, {"str": 1})
+        ),
+        ("/v1/completions", {"prompt": "x", "stop": ["", ""]}, "stop.0", "at least 1 character"),
+        ("/v1/completions", {"prompt": "x", "stop": 3}, "stop", "expected a string or a list of strings"),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"5": 1000}}, "logit_bias.5", "less than or equal to 100"),
+        ("/v1/completions", {"prompt": "x", "n": None}, "n", "valid integer"),
+        (
+            "/v1/rerank",
+            {"query": "x", "documents": ["x", 3]},
+            "documents.1",
+            "expected a string or an object with text",
+        ),
+        ("/rerank", {"query": "x", "documents": [{"txt": "x"}]}, "documents.0.txt", "is not an option"),
+        ("/rerank", {"query": "x", "texts": ["x", 3]}, "texts.1", "valid string"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.image_url",
+            "'messages.0.content.0.image_url' is not an option",
+        ),
+    ],
+)
+def test_of_several_types_that_is_told_which_was_meant(
+    path: str, body: object, param: str, message: str, server: Running
+) -> None:
+    """Or all that a field takes, in words; and no name of a type of the server's own."""
+    error = server.post(path, body).json["error"]
+    assert error["param"] == param and message in error["message"], error
+
+
 def test_reranking_is_by_cosine_of_query_and_documents(server: Running, encoder: Encoder) -> None:
     """In Cohere's and Jina's shape, and in that of text-embeddings-inference."""
     query, documents = SENTENCES[0], SENTENCES[1:]
@@ -298,6 +338,40 @@ def test_similarity_is_the_encoders(server: Running, encoder: Encoder) -> None:
     np.testing.assert_allclose(found["scores"], encoder.similarity(left, right), atol=1e-5)
     own = server.post("/v1/similarity", {"left": SENTENCES}).json["scores"]
     np.testing.assert_allclose(np.diag(own), 1, atol=1e-5)
+
+
+def test_the_side_in_a_models_name_is_heeded_or_refused(server: Running, encoder: Encoder) -> None:
+    """Similarity embeds both lists as it says; where a route chooses the sides itself, the name may say none."""
+    documents = encoder.encode_document(SENTENCES)
+    found = server.post("/v1/similarity", {"left": SENTENCES, "model": "one:document"}).json
+    np.testing.assert_allclose(found["scores"], encoder.similarity(documents, documents), atol=1e-5)
+    twice = {"left": SENTENCES, "left_type": "query", "model": "one:document"}
+    assert server.post("/v1/similarity", twice).status == 400
+    for path, body in (("rerank", {"query": "x", "documents": ["x"]}), ("decode", {"input": "x"})):
+        refused = server.post(f"/v1/{path}", {**body, "model": "one:document"})
+        assert (refused.status, refused.json["error"]["param"]) == (400, "model")
+        assert "'document'" in refused.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/similarity", {"left": []}, 400, "left"),
+        ("/v1/similarity", {"left": ["x"], "right": []}, 400, "right"),
+        ("/v1/similarity", {"left": ["x"], "right": [LONG], "truncate": False}, 422, "right"),
+        ("/rerank", {"query": "x", "texts": []}, 400, "texts"),
+        ("/rerank", {"query": "x", "documents": []}, 400, "documents"),
+        ("/rerank", {"query": "x", "texts": ["x", LONG], "truncate": False}, 422, "texts"),
+        ("/v1/rerank", {"query": LONG, "documents": ["x"], "truncate": False}, 422, "query"),
+        ("/v1/rerank", {"query": "x", "documents": [LONG], "truncate": False}, 422, "documents"),
+        ("/v1/embeddings", {"input": "x", "prompt_name": ""}, 400, "prompt_name"),
+    ],
+)
+def test_the_field_at_fault_is_named(path: str, body: object, status: int, param: str, server: Running) -> None:
+    """By the name that the request gave it."""
+    answer = server.post(path, body)
+    assert (answer.status, answer.json["error"]["param"]) == (status, param), answer.body
+    assert param in answer.json["error"]["message"] or param == "prompt_name"
 
 
 def test_the_lens_reads_what_reading_reads(server: Running, encoder: Encoder) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foresay.backbone import Backbone
+from foresay.config import DecodeConfig, RespondConfig
 from foresay.errors import BackboneError
 from foresay.serving.engine.check import check_writing
 from foresay.serving.engine.desk import Desk
@@ -131,6 +132,17 @@ def test_draws_follow_the_distribution() -> None:
     assert nucleus[2] == nucleus[3] == 0
     biased = shares(temperature=1.0, logit_bias={3: 100.0})
     assert biased[3] == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-20, 1e-7, 1e-6])
+def test_a_temperature_that_is_all_but_0_takes_the_likeliest_token(temperature: float) -> None:
+    """Scores divided by it would be infinite, and the draw the first or any of them."""
+    scores = torch.tensor([-30.0, 20.0, 30.0, -1.0])
+    for bias in ({}, {0: 1.0}):
+        how = Sampling(1, temperature=temperature, top_p=0.9, logit_bias=bias)
+        assert Sampler(how).choose(scores, 2).id == 2
+    for config in (DecodeConfig(temperature=temperature), RespondConfig(temperature=temperature)):
+        assert config.temperature == how.temperature
 
 
 class _Forgetful(dict[int, int]):

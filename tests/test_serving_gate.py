@@ -44,6 +44,20 @@ def server(backbone: Get, checkpoint: Path) -> Iterator[Running]:
         yield found
 
 
+def test_a_web_page_may_send_its_key(backbone: Get, checkpoint: Path) -> None:
+    """Of an origin that `--cors` names: in either header that the server reads keys from."""
+    page = "http://app.example"
+    with running([checkpoint], backbone("qwen3"), KEYS, cors=(page,)) as server:
+        asked = {"Origin": page, "Access-Control-Request-Method": "POST"}
+        for header in ("x-api-key", "authorization"):
+            wanted = {"Access-Control-Request-Headers": f"{header},content-type"}
+            answer = server.ask("OPTIONS", "/v1/embeddings", headers={**asked, **wanted})
+            assert answer.status == 200, answer.body
+            assert header in answer.headers["access-control-allow-headers"]
+        others = server.ask("OPTIONS", "/v1/embeddings", headers={**asked, "Origin": "http://other.example"})
+        assert others.status == 400
+
+
 # -- keys ------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +373,19 @@ def test_checkpoints_come_and_go_while_the_server_runs(backbone: Get, checkpoint
         assert server.ask("DELETE", "/admin/checkpoints/new", headers=admin).status == 404
         assert server.ask("DELETE", "/admin/checkpoints/one", headers=admin).status == 400
         assert embed("one") == 200
+
+
+def test_an_address_that_cannot_be_listened_on(tmp_path: Path) -> None:
+    """Said with host, port and repair, before a model is loaded."""
+    missing = [str(tmp_path / "missing")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1 port {port}: another program .* --port"):
+            serve(missing, ServeConfig(port=port))
+    with pytest.raises(InputError, match=r"--host not\.a\.host is no name"):
+        serve(missing, ServeConfig(host="not.a.host", open=True))
+    with pytest.raises(InputError, match=r"192\.0\.2\.1 port 8000: this machine does not have"):
+        serve(missing, ServeConfig(host="192.0.2.1", open=True))
 
 
 def test_a_port_that_is_none() -> None:

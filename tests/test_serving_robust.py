@@ -165,6 +165,48 @@ def test_overload_refuses_and_recovers(backbone: Get, checkpoint: Path) -> None:
         assert (engine.queue.waiting, len(engine.queue), len(engine.desk)) == (0, 0, 0)
 
 
+def slow_down(server: Running) -> None:
+    """Lets each token take its time."""
+    fast = server.service.engine.desk.step
+
+    def step() -> int:
+        time.sleep(0.05)
+        return fast()
+
+    server.service.engine.desk.step = step  # type: ignore[method-assign]
+
+
+def test_what_outlasts_the_drain_is_told_so(backbone: Get, checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A whole answer becomes a 503 that says when to come back, a stream ends with the same error."""
+    with running([checkpoint], backbone("qwen3"), drain=1) as server, ThreadPoolExecutor(2) as pool:
+        slow_down(server)
+        both = [pool.submit(server.post, "/v1/completions", {**ENDLESS, "stream": stream}) for stream in (False, True)]
+        until(lambda: len(server.service.engine.desk) == 2)
+        server.terminate()
+        whole, stream = (one.result(30) for one in both)
+    assert (whole.status, whole.code, whole.headers["retry-after"]) == (503, "shutting_down", "5")
+    assert stream.status == 200
+    last = json.loads(stream.body.decode().split("\n\n")[-2].removeprefix("data: "))
+    assert last["error"]["code"] == "shutting_down"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_who_leaves_while_the_server_drains_is_no_error(
+    backbone: Get, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The text of a client that has left is dropped, and the server ends without waiting for it."""
+    with running([checkpoint], backbone("qwen3")) as server:
+        slow_down(server)
+        body = json.dumps(ENDLESS).encode()
+        with connect(server) as connection:
+            connection.sendall(head(body, "/v1/completions") + body)
+            while b"data:" not in connection.recv(1000):
+                pass
+            server.terminate()
+        until(lambda: not len(server.service.engine.desk), 5)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # -- as a process ----------------------------------------------------------------------------------------
 
 

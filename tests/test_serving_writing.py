@@ -207,6 +207,18 @@ def test_decode_is_the_encoders(server: Running, model: Backbone, checkpoint: Pa
     np.testing.assert_allclose([one["logprob"] for one in answer["logprobs"]["content"]], own, atol=1e-4)
 
 
+def test_a_decoded_stream_has_the_log_probabilities_of_the_whole(server: Running) -> None:
+    """Of every token, also of those that add no text yet; and none where they were not asked for."""
+    body = {"input": SENTENCES, "max_tokens": 20, "logprobs": True}
+    whole = server.post("/v1/decode", body).json["data"]
+    events = server.post("/v1/decode", {**body, "stream": True}).events
+    for i, one in enumerate(whole):
+        told = [event["logprobs"]["content"] for event in events if event["index"] == i and event["logprobs"]]
+        assert sum(told, []) == one["logprobs"]["content"]
+    plain = server.post("/v1/decode", {**body, "logprobs": False, "stream": True}).events
+    assert {event["logprobs"] for event in plain} == {None}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

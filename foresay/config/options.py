@@ -11,6 +11,8 @@ from ..errors import InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
 DType = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
+COLDEST = 1e-6
+"""The smallest temperature that is not 0."""
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -63,6 +65,11 @@ class Options:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+
+
+def settled(temperature: float) -> float:
+    """A temperature as it is used: 0 for one so small that scores divided by it are beyond float32."""
+    return 0.0 if 0 < temperature < COLDEST else temperature
 
 
 def require(condition: bool, message: str) -> None:

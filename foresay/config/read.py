@@ -6,7 +6,7 @@ In: nothing. Out: `DecodeConfig`, `LensConfig`, `LatentIndexConfig` and `ReportC
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .options import Options, require
+from .options import Options, require, settled
 
 Storage = Literal["float16", "int8"]
 
@@ -28,6 +28,7 @@ class DecodeConfig(Options):
         super().__post_init__()
         self.at_least(1, "max_new_tokens")
         self.at_least(0, "temperature")
+        object.__setattr__(self, "temperature", settled(self.temperature))
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
         self.at_least(1, "batch_size")
         require("" not in self.stop, "stop holds an empty text, which would stop at once; leave it out")

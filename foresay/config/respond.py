@@ -6,7 +6,7 @@ In: nothing. Out: `RespondConfig`, `EndpointConfig` for `--engine openai`, `VLLM
 from dataclasses import dataclass
 from typing import Annotated
 
-from .options import Options, require
+from .options import Options, require, settled
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class RespondConfig(Options):
         super().__post_init__()
         self.at_least(1, "max_new_tokens")
         self.at_least(0, "temperature")
+        object.__setattr__(self, "temperature", settled(self.temperature))
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; expected a number above 0 and at most 1")
         self.at_least(1, "batch_size", "batch_tokens", "responses_per_query", "max_query_tokens")
         require(

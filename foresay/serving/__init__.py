@@ -8,7 +8,7 @@
     app.py         puts routes, keys, limits, errors and metrics together
     serve.py       the function of that name; imports the server's libraries only when it is called
     server.py      the process: sockets, signals, draining
-    auth.py limits.py errors.py metrics.py logs.py messages.py page.py
+    auth.py limits.py errors.py problems.py metrics.py logs.py messages.py page.py
 
 Be careful: only the engine's thread may touch the model. Routes hand it jobs and wait.
 """

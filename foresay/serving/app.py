@@ -77,6 +77,6 @@ def create_app(service: Service, keys: Keys, admin: Keys) -> FastAPI:
             CORSMiddleware,
             allow_origins=list(config.cors),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],
         )
     return app

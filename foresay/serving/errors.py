@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from ..errors import BackboneError, CheckpointError, ForesayError, InputError
 from .engine.jobs import Exhausted, Full, Gone, Late, Stopped
-from .schemas.comparing import COHERE, TEI
+from .problems import located
 
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; it is only ever logged."""
@@ -137,17 +137,16 @@ def install(app: FastAPI) -> None:
 
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, without the value that was found."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", COHERE, TEI))
-    if first["type"] == "json_invalid":
+    if error.errors()[0]["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON", "invalid_json")
-    if first["type"] == "extra_forbidden":
+    first = located(error.errors(), error.body)
+    place = ".".join(map(str, first.place))
+    if first.kind == "extra_forbidden":
         return ApiError(400, f"{place!r} is not an option of this route; leave it out", "unknown_option", param=place)
-    if not place and first["type"] in ("model_attributes_type", "dict_type", "missing"):
+    if not place and first.kind in ("model_attributes_type", "dict_type", "missing"):
         message = "the body: expected a JSON object, sent with Content-Type: application/json"
         return ApiError(400, message, "invalid_json")
-    message = f"{place or 'the body'}: {first['msg']}"
+    message = f"{place or 'the body'}: {first.message}"
     return ApiError(400, message, "invalid_value", param=place or None)
 
 

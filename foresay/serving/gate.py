@@ -5,6 +5,7 @@ Be careful: this is the outermost layer but CORS, so nothing that goes wrong ins
 would print messages that may quote a client's text.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .auth import Keys, bearer
 from .config import LOOPBACK
-from .engine.jobs import Gone
+from .engine.jobs import Gone, Stopped
 from .errors import CLIENT_LEFT, ApiError, translate
 from .metrics import Metrics
 
@@ -62,6 +63,10 @@ class Gate:
             await self.app(scope, receive, call.send)
         except Exception as error:
             await self._answer(call, error)
+        except asyncio.CancelledError:  # by uvicorn, once --drain has passed; or for a reason of somebody else's
+            if not scope["app"].state.service.draining:
+                raise
+            await self._answer(call, Stopped("the server is shutting down"))
         finally:
             self.metrics.in_progress.dec()
             if (ticket := scope["state"].get("ticket")) is not None:
@@ -97,6 +102,8 @@ class Gate:
         return name
 
     async def _answer(self, call: "_Call", error: Exception) -> None:
+        if call.whole:
+            return
         told = translate(error)
         if isinstance(error, Gone) or (told and told.status == CLIENT_LEFT):
             call.status = CLIENT_LEFT
@@ -134,7 +141,7 @@ class _Call:
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = asked if _ID.fullmatch(asked) else secrets.token_hex(8)
         self.scope, self._send = scope, send
-        self.status, self.key = 0, ""
+        self.status, self.key, self.whole = 0, "", False
         self.start = time.perf_counter()
 
     async def send(self, message: Message) -> None:
@@ -146,6 +153,7 @@ class _Call:
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+        self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 async def _nothing() -> Message:

@@ -28,7 +28,8 @@ def serve(
         dtype: as for `Backbone.load`.
 
     Raises:
-        InputError: for keys that cannot be read, an open address without keys, and without the extra `serve`.
+        InputError: for keys that cannot be read, an open address without keys, one that cannot be
+            listened on, and without the extra `serve`.
         ForesayError: for checkpoints that cannot be served.
     """
     try:

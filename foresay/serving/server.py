@@ -4,11 +4,14 @@ In: checkpoints and a `ServeConfig`. Out: nothing; it serves until SIGTERM or SI
 Be careful: after the signal no new work is accepted, and work in progress gets `drain` seconds.
 """
 
+import errno
 import logging
 import signal
+import socket
 from asyncio import TimerHandle, Transport
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import torch
 import uvicorn
@@ -41,6 +44,7 @@ def run(
             f"--host {config.host} lets others reach the server, and there are no API keys; pass --api-keys FILE, or "
             "--open to answer everyone"
         )
+    check_address(config.host, config.port)
     if config.threads:
         torch.set_num_threads(config.threads)
     log_as_json()
@@ -70,6 +74,53 @@ def run(
     server.run()
 
 
+_SKIPPED = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""What one of a name's several addresses may lack, such as localhost's ::1 without IPv6."""
+
+
+def check_address(host: str, port: int) -> None:
+    """Finds out whether one can listen there, before a model is loaded for minutes.
+
+    Raises:
+        InputError: if not, with what would help.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--host {host} is no name or address that can be found ({error}); 127.0.0.1 serves this machine alone, "
+            "0.0.0.0 everyone"
+        ) from None
+    problems = [_try_address(family, address) for family, _, _, _, address in found]
+    for problem in problems:
+        if problem is not None and (None not in problems or problem.errno not in _SKIPPED):
+            raise InputError(f"cannot listen on {host} port {port}: {_repair(problem)}")
+
+
+def _try_address(family: int, address: Any) -> OSError | None:  # noqa: ANN401 - as the system has it
+    """Why one cannot listen on an address, if so."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _repair(problem: OSError) -> str:
+    """What is wrong with an address, and what would help."""
+    if problem.errno == errno.EADDRINUSE:
+        return "another program does already; choose another with --port, or let --port 0 find a free one"
+    if problem.errno in (errno.EACCES, errno.EPERM):
+        return "that is not allowed; choose a port from 1024 on with --port"
+    if problem.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address; --host takes one of its own, or 0.0.0.0 for all"
+    return f"{problem.strerror}; choose others with --host and --port"
+
+
 def load_all(checkpoints: Sequence[str], backbone: str | None, device: str, dtype: str) -> list[Served]:
     """Loads checkpoints around one copy of their backbone."""
     shared = Backbone.load(backbone, device=device, dtype=dtype) if backbone else None
@@ -90,8 +141,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup()
         for one in self.servers:
-            for socket in one.sockets:
-                logger.info("listening", extra={"fields": {"address": socket.getsockname()[:2]}})
+            for listener in one.sockets:
+                logger.info("listening", extra={"fields": {"address": listener.getsockname()[:2]}})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.draining = True

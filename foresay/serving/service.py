@@ -100,6 +100,18 @@ class Service:
             raise self._unknown(f"model {name!r} {what}; there are {', '.join(self.registry.names())}")
         return served, side
 
+    def sideless(self, name: str | None, route: str) -> Served:
+        """A checkpoint for a route that chooses the sides itself.
+
+        Raises:
+            ApiError: 404 for an unknown name, 400 for one that says a side.
+        """
+        served, side = self.checkpoint(name)
+        if side is not None:
+            message = f"model says {side!r}, and {route} chooses the side of each text itself; send {served.name!r}"
+            raise ApiError(400, message, "invalid_value", param="model")
+        return served
+
     def check_writer(self, name: str | None) -> str:
         """The name of the backbone, if a request's `model` is it or one of its checkpoints.
 

@@ -61,13 +61,18 @@ def prompt_of(served: Served, input_type: str | None, prompt_name: str | None, s
     name = asked[0] if asked else "query"
     if name not in served.encoder.prompts:
         known = some_names(served.encoder.prompts, "/v1/models")
-        param = "prompt_name" if prompt_name else "input_type"
+        param = "prompt_name" if prompt_name is not None else "input_type" if input_type is not None else "model"
         raise ApiError(400, f"{served.name} has no prompt named {name!r}; it has {known}", "invalid_value", param=param)
     return name
 
 
 def prepare(
-    served: Served, inputs: Sequence[str] | Sequence[Sequence[int]], prompt: str, *, soft: bool = False
+    served: Served,
+    inputs: Sequence[str] | Sequence[Sequence[int]],
+    prompt: str,
+    *,
+    soft: bool = False,
+    param: str = "input",
 ) -> Prepared:
     """Tokenises texts and cuts those that are too long.
 
@@ -76,6 +81,7 @@ def prepare(
         inputs: texts, or token ids of texts.
         prompt: name of one of its prompts.
         soft: whether soft prompts are wanted instead of embeddings.
+        param: the field that holds them.
 
     Raises:
         InputError: for texts and ids that cannot be read.
@@ -90,7 +96,7 @@ def prepare(
     if inputs and not isinstance(inputs[0], str):
         rows, cut = _rows_of_ids(served, inputs, prompt)  # type: ignore[arg-type]
     else:
-        texts = check_texts(inputs, "input")  # type: ignore[arg-type]
+        texts = check_texts(inputs, param)  # type: ignore[arg-type]
         if prompt == "document" and served.documents is not None and not soft:
             return _for_teacher(served, texts, served.documents)
         before = encoder.prompts.get(prompt, "")
@@ -101,7 +107,7 @@ def prepare(
     return Prepared(lane, rows, tokens, [i for i, was in enumerate(cut) if was])
 
 
-def check_cut(prepared: Prepared, limit: int, *, truncate: bool) -> None:
+def check_cut(prepared: Prepared, limit: int, *, truncate: bool, param: str = "input") -> None:
     """Refuses cut texts, where the request says so.
 
     Raises:
@@ -110,10 +116,10 @@ def check_cut(prepared: Prepared, limit: int, *, truncate: bool) -> None:
     if prepared.cut and not truncate:
         raise ApiError(
             422,
-            f"{len(prepared.cut)} of {len(prepared.tokens)} inputs are longer than {limit} tokens, first number "
+            f"{param}: {len(prepared.cut)} of {len(prepared.tokens)} texts longer than {limit} tokens, first number "
             f"{prepared.cut[0]}; shorten them, or send truncate: true",
             "input_too_long",
-            param="input",
+            param=param,
         )
 
 

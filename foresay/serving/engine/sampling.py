@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+from ...config.options import settled
+
 LEAST = -9999.0
 """Stands for the logarithm of 0."""
 
@@ -41,6 +43,10 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     log_probs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Takes a temperature that is all but 0 for 0."""
+        object.__setattr__(self, "temperature", settled(self.temperature))
 
     @property
     def plain(self) -> bool:

@@ -18,7 +18,7 @@ from ..errors import ApiError, responses
 from ..messages import conversation_ids
 from ..schemas.writing import ChatChoice, ChatMessage, ChatRequest, ChatResponse
 from ..service import Service, note, service_of
-from .writing import chat_log_probs, samplings, stream, usage
+from .writing import chat_log_probs, piece_log_probs, samplings, stream, usage
 
 router = APIRouter(prefix="/v1", tags=["writing"])
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
@@ -84,10 +84,7 @@ def _deltas(service: Service, index: int, piece: Piece, *, first: bool) -> list[
     found: list[dict[str, Any]] = []
     if first:
         found.append({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})
-    log_probs = None
-    if piece.token is not None and piece.token.log_prob is not None:
-        told = chat_log_probs(service.backbone, [piece.token])
-        log_probs = told.model_dump() if told else None
+    log_probs = piece_log_probs(service.backbone, piece)
     if piece.text or log_probs:
         found.append({"delta": {"content": piece.text}, "logprobs": log_probs, "finish_reason": None})
     if piece.finish is not None:

@@ -44,7 +44,9 @@ router = APIRouter(tags=["comparing and reading"])
 async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
     """Puts documents into the order in which they answer a query, by cosine of embeddings."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    served, scores, tokens, cut = await _score(request, body.model, body.query, texts, truncate=body.truncate)
+    served, scores, tokens, cut = await _score(
+        request, body.model, body.query, texts, "documents", truncate=body.truncate
+    )
     order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
     results = [
         RerankResult(
@@ -69,7 +71,7 @@ async def tei_rerank(body: AnyRerankRequest, request: Request) -> list[TeiRank] 
     """The same in the shape of text-embeddings-inference, with the first checkpoint; or, with `documents`, as above."""
     if isinstance(body, RerankRequest):
         return await rerank(body, request)
-    _, scores, _, _ = await _score(request, None, body.query, body.texts, truncate=body.truncate)
+    _, scores, _, _ = await _score(request, None, body.query, body.texts, "texts", truncate=body.truncate)
     order = np.argsort(-scores, kind="stable").tolist()
     shown = scores.tolist() if body.raw_scores else ((1 + scores) / 2).tolist()
     return [TeiRank(index=i, score=shown[i], text=body.texts[i] if body.return_text else None) for i in order]
@@ -81,11 +83,11 @@ async def similarity(body: SimilarityRequest, request: Request) -> SimilarityRes
     service = service_of(request)
     served, side = service.checkpoint(body.model)
     left_prompt = prompt_of(served, body.left_type, None, side)
-    left, tokens, _ = await _embed(request, served, body.left, left_prompt, truncate=body.truncate)
+    left, tokens, _ = await _embed(request, served, body.left, left_prompt, "left", truncate=body.truncate)
     right = left
     if body.right is not None:
         right_prompt = prompt_of(served, body.right_type or body.left_type, None, side)
-        right, more, _ = await _embed(request, served, body.right, right_prompt, truncate=body.truncate)
+        right, more, _ = await _embed(request, served, body.right, right_prompt, "right", truncate=body.truncate)
         tokens += more
     scores = Encoder.similarity(left, right).tolist()
     return SimilarityResponse(object="similarity", model=served.name, scores=scores, usage=Usage(**usage(tokens)))
@@ -117,22 +119,22 @@ def _hits(found: Sequence[Found]) -> list[Hit]:
 
 
 async def _score(
-    request: Request, model: str | None, query: str, texts: Sequence[str], *, truncate: bool
+    request: Request, model: str | None, query: str, texts: Sequence[str], param: str, *, truncate: bool
 ) -> tuple[Served, Array, int, list[int]]:
-    """Cosines (documents,) of a query; the tokens of all; which were cut, -1 being the query."""
+    """Cosines (documents,) of a query with the texts of a field; all tokens; which were cut, -1 being the query."""
     service = service_of(request)
-    service.check_items(len(texts), "documents")
-    served, _ = service.checkpoint(model)
-    asked, tokens, query_cut = await _embed(request, served, [query], "query", truncate=truncate)
-    found, more, cut = await _embed(request, served, texts, "document", truncate=truncate)
+    service.check_items(len(texts), param)
+    served = service.sideless(model, "reranking")
+    asked, tokens, query_cut = await _embed(request, served, [query], "query", "query", truncate=truncate)
+    found, more, cut = await _embed(request, served, texts, "document", param, truncate=truncate)
     return served, Encoder.similarity(asked, found)[0], tokens + more, [*(-1 for _ in query_cut), *cut]
 
 
 async def _embed(
-    request: Request, served: Served, texts: Sequence[str], prompt: str, *, truncate: bool
+    request: Request, served: Served, texts: Sequence[str], prompt: str, param: str, *, truncate: bool
 ) -> tuple[Array, int, list[int]]:
     service = service_of(request)
     ticket = service.ticket()
-    prepared = await read(service, served, list(texts), prompt, Options(truncate=truncate))
+    prepared = await read(service, served, list(texts), prompt, Options(truncate=truncate), param=param)
     vectors = np.stack(await run(request, ticket, prepared))
     return vectors, sum(prepared.tokens), prepared.cut

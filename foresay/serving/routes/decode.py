@@ -28,7 +28,7 @@ from ..service import Service, note, service_of
 from ..vectors import Array
 from .chat import STREAM
 from .embeddings import read, run
-from .writing import chat_log_probs, length, seed_of, stream, usage
+from .writing import chat_log_probs, length, piece_log_probs, seed_of, stream, usage
 
 router = APIRouter(prefix="/v1", tags=["writing"])
 
@@ -38,7 +38,7 @@ async def decode(body: DecodeRequest, request: Request) -> DecodeResponse | Resp
     """Writes out what texts or soft prompts stand for."""
     service = service_of(request)
     ticket = service.ticket()
-    served, _ = service.checkpoint(body.model)
+    served = service.sideless(body.model, "decoding")
     service.check_writer(None)
     if not served.encoder.decodes:
         raise InputError(
@@ -53,9 +53,11 @@ async def decode(body: DecodeRequest, request: Request) -> DecodeResponse | Resp
         around = {"object": "decode.chunk", "model": served.name}
 
         def events(index: int, piece: Piece) -> list[dict[str, Any]]:
-            if not (piece.text or piece.finish):
+            told = piece_log_probs(service.backbone, piece)
+            if not (piece.text or told or piece.finish):
                 return []
-            return [{**around, "index": index, "text": piece.text, "finish_reason": piece.finish}]
+            chunk = {"index": index, "text": piece.text, "logprobs": told, "finish_reason": piece.finish}
+            return [{**around, **chunk}]
 
         return stream(request, ticket, prompts, how, events, lambda written: [])
     texts = await service.write(request, ticket, prompts, how)

@@ -80,17 +80,24 @@ def listed(inputs: Any) -> list[Any]:  # noqa: ANN401 - what the schema lets thr
 
 
 async def read(
-    service: Service, served: Served, inputs: list[Any], prompt: str, options: Options, *, soft: bool = False
+    service: Service,
+    served: Served,
+    inputs: list[Any],
+    prompt: str,
+    options: Options,
+    *,
+    soft: bool = False,
+    param: str = "input",
 ) -> Prepared:
-    """Tokenises a request's input, beside the event loop, and refuses what may not be cut.
+    """Tokenises the texts in a request's field `param`, beside the event loop, and refuses what may not be cut.
 
     Raises:
         ApiError: 400 for no texts, 413 for too many, 422 for cut ones where the request says so.
         InputError: for texts that cannot be read.
     """
-    service.check_items(len(inputs), "input")
-    prepared = await service.tokenize(lambda: prepare(served, inputs, prompt, soft=soft))
-    check_cut(prepared, limit_of(served, prompt, soft=soft), truncate=options.truncate)
+    service.check_items(len(inputs), param)
+    prepared = await service.tokenize(lambda: prepare(served, inputs, prompt, soft=soft, param=param))
+    check_cut(prepared, limit_of(served, prompt, soft=soft), truncate=options.truncate, param=param)
     service.metrics.cut.inc(len(prepared.cut))
     return prepared
 

@@ -4,6 +4,7 @@ In: requests, and pieces of text from the engine. Out: responses, or server-sent
 Be careful: a stream has its status before its first piece; what goes wrong later is an event of its own.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from ...backbone import Backbone
-from ..engine.jobs import Ticket
+from ..engine.jobs import Stopped, Ticket
 from ..engine.outlets import Piece, Stream
 from ..engine.sampling import Chosen, Sampling
 from ..engine.writing import Prompt
@@ -103,6 +104,12 @@ def chat_log_probs(backbone: Backbone, tokens: list[Chosen]) -> schemas.ChatLogP
     )
 
 
+def piece_log_probs(backbone: Backbone, piece: Piece) -> dict[str, Any] | None:
+    """Those of one piece of a stream, as JSON; None where it has no token, or they were not asked for."""
+    told = chat_log_probs(backbone, [piece.token]) if piece.token is not None else None
+    return told.model_dump() if told else None
+
+
 def _token(backbone: Backbone, token: int, log_prob: float) -> dict[str, Any]:
     text = str(backbone.tokenizer.decode([token]))
     whole = "\ufffd" not in text  # a part of a character is no text
@@ -152,6 +159,11 @@ def stream(
             if told is None:
                 raise
             yield server_sent(json.loads(told.body()))
+        except asyncio.CancelledError:
+            if not service_of(request).draining:  # the client has left
+                raise
+            if told := translate(Stopped("the server is shutting down")):
+                yield server_sent(json.loads(told.body()))
         finally:
             ticket.cancel()  # whoever reads no more gets no more written
             note(request, written=written)

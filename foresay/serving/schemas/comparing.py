@@ -85,7 +85,9 @@ class SimilarityRequest(Strict):
     model: ModelName = None
     left: list[StrictStr]
     right: list[StrictStr] | None = None
-    left_type: InputType = "query"
+    left_type: Annotated[
+        InputType | None, Field(description="Default: the side that the model's name says, else query.")
+    ] = None
     right_type: InputType | None = None
     truncate: bool = True
     user: User = None
