@@ -111,7 +111,8 @@ class DocumentSide:
                 f"documents of this checkpoint are embedded by its teacher: {error}; put it back, or hand one in by "
                 "with_document_teacher"
             ) from error
-        if teacher.revision != wanted.revision:
+        is_unknown = wanted.revision is None and getattr(teacher, "commit", "") is None  # a folder, by older versions
+        if teacher.revision != wanted.revision and not is_unknown:
             raise CheckpointError(
                 f"{wanted.name} is there as {teacher.revision}, the targets of this checkpoint are of "
                 f"{wanted.revision}; put that one in its place"

@@ -148,7 +148,7 @@ def check_finite(made: Embedded, texts: Sequence[str] = ()) -> Embedded:
         first = f", first {texts[bad[0]][:60]!r}" if texts else f", first number {bad[0]}"
         raise BackboneError(
             f"the vectors of {len(bad)} of {len(made.vectors)} texts are not finite{first}: float16 overflows first, "
-            "so load the language model, or the teacher, in bfloat16 or float32"
+            "so load the language model, or the teacher, in bfloat16 or float32; in these, the weights are to blame"
         )
     return made
 

@@ -181,6 +181,9 @@ def test_options_that_cannot_work(backbone: Get, tmp_path: Path) -> None:
         TeacherConfig(mntp_steps=0, simcse_steps=0)
     with pytest.raises(InputError, match="the other texts are the negatives"):
         TeacherConfig(simcse_batch_size=1)
+    for bad in ({"mntp_learning_rate": -1.0}, {"simcse_learning_rate": float("nan")}, {"seed": -1}):
+        with pytest.raises(InputError, match=f"{next(iter(bad))} is"):
+            TeacherConfig(**bad)
     with pytest.raises(InputError, match="1 texts; a teacher needs at least 2"):
         make_teacher(["one"], backbone("qwen3"), tmp_path / "t")
     with pytest.raises(InputError, match="24 texts do not fill a batch of 128 .* lower --simcse-batch-size"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from foresay.backbone import Backbone
 from foresay.config import FitConfig, TeachConfig
@@ -334,6 +335,29 @@ def test_sentence_transformer_teacher(sentence_folder: Path, backbone: Get) -> N
     assert (teacher.dim, teacher.pooling, teacher.max_tokens) == (32, "mean", 16)
     assert teacher.name == str(sentence_folder) and teacher.embed(SENTENCES).dtype == np.float32
     assert load_teacher(str(sentence_folder), device="cpu", config=TeachConfig(max_tokens=9999)).max_tokens == 512
+
+
+def test_another_model_in_the_same_folder_is_another_teacher(
+    sentence_folder: Path, responses: Path, tmp_path: Path
+) -> None:
+    """Its targets do not join those of the first."""
+    place = shutil.copytree(sentence_folder, tmp_path / "teacher")
+    teach(responses, load_teacher(str(place), device="cpu"), tmp_path / "targets")
+    weights = next(place.rglob("model.safetensors"))
+    save_file({name: weight * -1 for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
+    other = load_teacher(str(place), device="cpu")
+    with pytest.raises(DataError, match="revision was"):
+        teach(responses, other, tmp_path / "targets")
+
+
+def test_shares_and_sides_are_checked(responses: Path, backbone: Get, tmp_path: Path) -> None:
+    """In Python as on the command line."""
+    teacher = SelfTeacher(backbone("qwen3"))
+    with pytest.raises(InputError, match="query_weight is 2"):
+        teach(responses, teacher, tmp_path / "t", query_weight=2)
+    with pytest.raises(InputError, match="of is 'x'"):
+        teach(responses, teacher, tmp_path / "t", of="x")  # type: ignore[arg-type]
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_kind_in_one_file(backbone: Get, tmp_path: Path) -> None:

@@ -97,6 +97,29 @@ def test_held_out_loss_is_the_training_loss_of_other_rows(backbone: Get) -> None
     assert losses_of(model, rows, answers, targets, config) == pytest.approx(metrics, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"learning_rate": value} for value in (0.0, -0.01, float("nan"), float("inf"))),
+        *({name: -1} for name in ("seed", "weight_decay", "clip_norm", "token_learning_rate")),
+        *({"max_response_tokens": value} for value in (0, -3)),
+        {"clip_norm": float("nan")},
+        {"dims": 8},
+    ],
+)
+def test_numbers_out_of_range(bad: dict[str, Any]) -> None:
+    """Each is refused by its name."""
+    with pytest.raises(InputError, match=f"{next(iter(bad))} is"):
+        small(**bad)
+    assert small(dims=[4]).dims == (4,)
+
+
+def test_empty_responses_are_no_crash(backbone: Get, tmp_path: Path) -> None:
+    """A checkpoint of answers without a word is of little use, and is made."""
+    made, config = pairs(), FitConfig(compression=3, documents="checkpoint")
+    fit(replace(made, responses=[""] * len(made.queries)), backbone("qwen3"), tmp_path / "c", config)
+
+
 def test_a_learning_rate_that_is_far_too_large_is_said(
     backbone: Get, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,7 +128,7 @@ def test_a_learning_rate_that_is_far_too_large_is_said(
     train(pairs(), backbone("qwen3"), tmp_path / "good", config)
     assert "nothing was learnt" not in caplog.text
     train(pairs(), backbone("qwen3"), tmp_path / "bad", replace(config, learning_rate=1e6))
-    assert "nothing was learnt" in caplog.text and "the learning rate was 1e+06" in caplog.text
+    assert "nothing was learnt" in caplog.text and "another learning rate than 1e+06" in caplog.text
 
 
 def test_it_overfits_eight_pairs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_another_run_in_the_same_folder_is_refused(backbone: Get, tmp_path: Path
         train(pairs(), backbone("qwen3"), tmp_path / "run", small(steps=2, learning_rate=1e-2))
     with pytest.raises(InputError, match="another backbone"):
         train(pairs(), backbone("qwen2"), tmp_path / "run", small(steps=2))
+    other = pairs()
+    for changed in (replace(other, targets=other.targets[::-1]), replace(other, queries=other.queries[::-1])):
+        with pytest.raises(InputError, match="another pairs_content"):
+            train(changed, backbone("qwen3"), tmp_path / "run", small(steps=2))
+    base = backbone("qwen3")
+    weight = next(w for name, w in base.model.named_parameters() if "q_proj" in name)
+    weight.data.mul_(-1)
+    try:
+        with pytest.raises(InputError, match="another backbone_weights"):
+            train(pairs(), base, tmp_path / "run", small(steps=2))
+    finally:
+        weight.data.mul_(-1)
 
 
 def test_sigterm_saves_and_goes_on(backbone: Get, tmp_path: Path) -> None:

@@ -40,4 +40,5 @@ class EvaluateConfig(Options):
         """Checks ranges."""
         super().__post_init__()
         self.at_least(1, "max_new_tokens")
+        self.at_least(0, "seed")
         require(self.limit == 0 or self.limit > 1, f"limit is {self.limit}; expected 2 or more, or 0 for all")

@@ -4,6 +4,7 @@ In: a frozen dataclass whose fields are `Annotated[type, "help text"]`. Out: wha
 (`cli.options`), and errors that name the field.
 """
 
+import math
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -58,6 +59,12 @@ class Options:
         for name in names:
             value = getattr(self, name)
             require(value >= least, f"{name} is {value}; expected {least} or more")
+
+    def above_zero(self, *names: str) -> None:
+        """Refuses a field of these that is 0, below, or no finite number."""
+        for name in names:
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"{name} is {value}; expected a finite number above 0")
 
     def __post_init__(self) -> None:
         """Refuses values outside a field's choices: a typo must not train for an hour first."""

@@ -45,7 +45,8 @@ class TeacherConfig(Options):
         """Checks ranges."""
         super().__post_init__()
         self.at_least(1, "mntp_batch_size", "mntp_max_tokens", "simcse_max_tokens", "micro_batch_tokens", "save_every")
-        self.at_least(0, "mntp_steps", "simcse_steps")
+        self.at_least(0, "mntp_steps", "simcse_steps", "seed")
+        self.above_zero("mntp_learning_rate", "simcse_learning_rate")
         require(self.mntp_steps + self.simcse_steps > 0, "mntp_steps and simcse_steps are both 0; nothing to train")
         require(
             self.simcse_batch_size > 1,
@@ -74,6 +75,7 @@ class WhitenConfig(Options):
             f"strength is {self.strength}; expected a number from 0 to 1, or -1 to choose",
         )
         self.at_least(1, "max_tokens", "batch_size")
+        self.at_least(0, "seed")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class ShapeConfig(Options):
         """Checks ranges."""
         super().__post_init__()
         self.at_least(1, "compression")
-        self.at_least(0, "thought", "held_out")
+        self.at_least(0, "thought", "held_out", "seed")
         weight = self.inference_query_weight
         require(0 <= weight <= 1, f"inference_query_weight is {weight}; expected a number from 0 to 1")
         require(
@@ -72,6 +72,10 @@ class ShapeConfig(Options):
             f"inference_query_weight is {weight} and documents is {self.documents}; the teacher of the documents gives "
             "the query's own part: set documents to teacher, or the weight to 0",
         )
+        require(
+            isinstance(self.dims, tuple | list), f"dims is {self.dims!r}; expected several numbers, such as (64, 128)"
+        )
+        object.__setattr__(self, "dims", tuple(self.dims))
         ordered = tuple(sorted({dim for dim in self.dims if dim > 0}))
         require(self.dims == ordered, f"dims are {self.dims}; expected numbers above 0, each larger than the last")
         tokens = self.thought + self.compression
@@ -144,8 +148,10 @@ class TrainConfig(ShapeConfig):
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        self.at_least(1, "batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep")
+        self.at_least(1, "batch_size", "steps", "evaluate_every", "micro_batch_tokens", "keep", "max_response_tokens")
+        self.above_zero("learning_rate")
         self.at_least(0, "decay_steps", "patience", "token_learning_rate", "contrast_weight", "lora_rank")
+        self.at_least(0, "weight_decay", "clip_norm")
         require(
             -1 <= self.warmup_steps <= self.steps,
             f"warmup_steps is {self.warmup_steps} and steps is {self.steps}, so the learning rate would never reach "

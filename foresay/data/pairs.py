@@ -4,8 +4,10 @@ In: what `respond` and `teach` wrote. Out: `Pairs`, and which of them are kept o
 Careful: targets are stored in the teacher's axes, and may be mapped into memory: take a few rows at a time.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,15 @@ class Pairs:
         kept = ("teacher", "revision", "max_tokens", "query_weight", "of", "average")
         origin = {name: getattr(made, name) for name in kept} | {"responses_sha256": file_hash(responses)}
         return cls([row.query for row in rows], [row.response for row in rows], taught.vectors, origin, str(responses))
+
+    def digest(self) -> str:
+        """32 hex digits that stand for all texts, and for the targets of up to 4,096 rows."""
+        found = hashlib.blake2b(f"{self.targets.shape}".encode(), digest_size=16)
+        for text in chain(self.queries, self.responses):
+            found.update(text.encode(errors="surrogatepass") + b"\0")
+        every = max(1, len(self.targets) // 4096)
+        found.update(np.ascontiguousarray(self.targets[::every], np.float32).tobytes())
+        return found.hexdigest()
 
     def split(self, config: ShapeConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows to learn from, and those kept out, drawn by the seed; both in order."""

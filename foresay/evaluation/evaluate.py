@@ -38,12 +38,12 @@ _NAMES = (
 
 
 def evaluate(
-    checkpoints: str | Sequence[str],
-    suites: str | Sequence[str],
+    checkpoints: str | Path | Sequence[str | Path],
+    suites: str | Path | Sequence[str | Path],
     output: Path | str = "evaluation",
     config: EvaluateConfig | None = None,
     *,
-    against: Sequence[str] = (),
+    against: str | Sequence[str] = (),
     cluster: ClusterConfig | None = None,
     progress: Progress = silent,
 ) -> Report:
@@ -54,7 +54,7 @@ def evaluate(
         suites: names as `suite` takes them; or one.
         output: folder of the evaluation; one that is there is continued.
         config: what is measured, and where.
-        against: baselines as `load_baseline` takes them.
+        against: baselines as `load_baseline` takes them; or one.
         cluster: where checkpoints embed, if not here.
         progress: told of tasks done.
 
@@ -66,8 +66,7 @@ def evaluate(
     """
     config, output = config or EvaluateConfig(), Path(output)
     check_place(output)
-    checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
-    suites = [suites] if isinstance(suites, str) else suites
+    checkpoints, suites, against = _several(checkpoints), _several(suites), _several(against)
     tasks = list({task.metadata.name: task for name in suites for task in suite(name)}.values())
     encoders = load_encoders(checkpoints, config, config.device)
     teacher = _teacher(checkpoints[0], encoders[0].model.backbone, config, against)
@@ -125,6 +124,11 @@ def _command(
     others = [word for name in against for word in ("--against", name)]
     words = ["foresay", "evaluate", str(checkpoints[0]), *map(str, suites), *also, *others, *config.as_options()]
     return shlex.join([*words, "-o", str(output)])
+
+
+def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
+    """A list of names, also of one alone."""
+    return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
 
 
 def _teacher(place: str, backbone: Backbone, config: EvaluateConfig, against: Sequence[str]) -> Teacher | None:

@@ -21,7 +21,7 @@ from ..config import TeachConfig
 from ..devices import pick_device
 from ..errors import InputError
 from ..files import read_json, write_json
-from .base import LinearMap, Teacher, Vectors, Wanted, kind
+from .base import LinearMap, Teacher, Vectors, Wanted, digest, kind, sample
 
 
 class SentenceTransformerTeacher(Teacher):
@@ -55,7 +55,8 @@ class SentenceTransformerTeacher(Teacher):
                 "checkpoint, name the teacher that it was made with"
             )
         self.name = name
-        self.revision: str | None = getattr(getattr(self.model[0], "config", None), "_commit_hash", None)
+        self.commit: str | None = getattr(getattr(self.model[0], "config", None), "_commit_hash", None)
+        self.revision: str | None = self.commit or digest(sample(self.weights()))  # a folder may hold another model
         pooling = [module.pooling_mode for module in self.model if isinstance(module, Pooling)]
         self.pooling = str(pooling[0]) if pooling else "its own"
         self.dim = int(self.model.get_embedding_dimension())
@@ -110,7 +111,7 @@ class SentenceTransformerTeacher(Teacher):
         base = weights_of(self.name) if type(first) is Transformer else None
         if base is None:
             return False
-        write_reference(folder, first.model, base, self.revision)
+        write_reference(folder, first.model, base, self.commit)
         first.processor.save_pretrained(folder)
         first.save_config(str(folder))
         path = folder / "sentence_bert_config.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Of
+from ..config import Of, TeachConfig
 from ..data.likeness import SAMPLE, reservoir, warn_of_texts, warn_of_vectors
 from ..data.queries import Progress
 from ..data.responses import Response, stream_responses
@@ -57,10 +57,12 @@ def teach(
         average: let all responses to one query share the mean of their vectors.
 
     Raises:
+        InputError: for a share outside 0 to 1, or something else to embed.
         DataError: if the folder was made from something else, a text has changed under its id, the disk has no room,
             or a vector is not finite.
     """
     responses, output = Path(responses), Path(output)
+    TeachConfig(query_weight=query_weight, of=of)  # checks both
     own = query_weight if of == "response" else 0.0
     made = Manifest(
         teacher=teacher.name,

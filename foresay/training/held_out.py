@@ -56,6 +56,6 @@ def warn_of_nothing_learnt(
     if cosine <= least:
         logger.warning(
             "nothing was learnt: held-out embeddings have a cosine of %.3f to their targets, where the mean of all "
-            "targets has %.3f; the learning rate was %g, and a smaller one may help",
+            "targets has %.3f; more steps may help, or another learning rate than %g, or --start closed-form",
             *(cosine, least, learning_rate),
         )

@@ -98,7 +98,9 @@ class Rarity:
         """Counts in how many of the rows each token occurs."""
         self.texts += len(rows)
         ids = [token for row in rows for token in set(row)]
-        self.counts += torch.bincount(torch.tensor(ids, device=self.counts.device), minlength=len(self.counts))
+        self.counts += torch.bincount(
+            torch.tensor(ids, dtype=torch.long, device=self.counts.device), minlength=len(self.counts)
+        )
 
     def of(self, ids: Tensor) -> Tensor:
         """The weight of each token: the logarithm of one over its share of the texts (Sparck Jones 1972)."""

@@ -93,7 +93,7 @@ class RunFolder:
             told = ", ".join(f"{key} ({before.get(key)!r} there, {now[key]!r} now)" for key in changed)
             raise InputError(
                 f"{self.folder.parent} holds a run with another {told}; "
-                "give the same options to resume it, or another -o for a new one"
+                "give the same options to resume it, or another -o for a new one (or delete this one)"
             )
         self._cut(steps[-1])
         logger.info("resuming %s at step %d", self.folder.parent, steps[-1])

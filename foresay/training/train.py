@@ -29,6 +29,7 @@ from ..data.pairs import Pairs, warn_of_pairs
 from ..encoder import Encoder
 from ..errors import InputError
 from ..files import write_json
+from ..teachers.base import digest
 from .closed_form import closed_form, standardise, start_from
 from .distributed import Processes, is_first
 from .held_out import target_metrics, warn_of_nothing_learnt
@@ -224,8 +225,11 @@ class _Training(RunInFolder):
         """Goes back to the last state on disk, if there is one of this very run; else starts."""
         identity = {
             "backbone": self.model.backbone.name,
+            "backbone_dtype": self.model.backbone.dtype_name,
+            "backbone_weights": digest(self.model.backbone.sample().numpy().tobytes().hex()),
             "config": asdict(self.config),
             "pairs": self.pairs.origin,
+            "pairs_content": self.pairs.digest(),
             "rows": len(self.pairs.queries),
         }
         state = self.processes.from_first(lambda: self.files.open(identity, FREE))
