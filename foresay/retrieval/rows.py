@@ -12,8 +12,8 @@ from ..embedded import Array
 from ..errors import InputError
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
-
 _PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
+"""Where in LanceDB's sources an error was raised."""
 
 
 @dataclass(frozen=True)
